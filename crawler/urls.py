@@ -1,0 +1,92 @@
+"""What a URL is to a crawl: its canonical form, its domain, its fingerprint. Pure.
+
+Canonical is the WHATWG serialisation (URL Standard §4.5) without fragment and userinfo;
+nothing is sorted, dropped or lowered beyond that. The domain is the lower-case IDNA host
+plus a port that is not the scheme's default: the unit of queue, pool, pace and lease.
+
+Invariants: canonicalise(canonicalise(u).url) == canonicalise(u); two URLs that serialise
+alike have one fingerprint; only http and https have a canonical form.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import blake2b
+from typing import NamedTuple
+
+import ada_url
+from publicsuffixlist import PublicSuffixList
+
+from crawler.errors import FetchError
+
+__all__ = ["Target", "canonicalise", "fingerprint", "join", "site_of"]
+
+
+class Target(NamedTuple):
+    """Where a URL leads."""
+
+    url: str
+    """Canonical."""
+    origin: str
+    """`scheme://host[:port]`: the unit of robots.txt and of credentials."""
+    domain: str
+    fingerprint: bytes
+    """Of a plain GET; other requests ask `fingerprint`."""
+
+
+@lru_cache(maxsize=32_768)
+def canonicalise(url: str) -> Target:
+    """Resolve an absolute URL to what it means to the crawl.
+
+    Links repeat from page to page, so the answers are cached. Raises FetchError
+    (`bad-url`) for what is not an absolute http or https URL with a host.
+    """
+    try:
+        href = ada_url.normalize_url(url.strip())
+    except ValueError as error:
+        raise FetchError("bad-url", "not an absolute URL", url=url) from error
+    scheme, _, rest = href.partition("://")
+    if scheme not in ("http", "https"):
+        raise FetchError("bad-url", "only http and https can be crawled", url=url)
+    rest = rest.partition("#")[0]
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
+        authority = authority.rpartition("@")[2]
+    canonical = f"{scheme}://{authority}{slash}{path}"
+    return Target(
+        url=canonical,
+        origin=f"{scheme}://{authority}",
+        domain=authority,
+        fingerprint=fingerprint("GET", canonical),
+    )
+
+
+def fingerprint(method: str, url: str, body: bytes = b"", key: str = "") -> bytes:
+    """128 bits over method, canonical URL, body and the user's key."""
+    digest = blake2b(f"{method} {url}".encode(), digest_size=16)
+    if body or key:
+        digest.update(b"\0%d\0" % len(body) + body + key.encode())
+    return digest.digest()
+
+
+def join(base: str, reference: str) -> str:
+    """Resolve a reference against a base URL. Raises FetchError (`bad-url`)."""
+    try:
+        return ada_url.join_url(base, reference.strip())
+    except ValueError as error:
+        raise FetchError("bad-url", f"not a URL reference: {reference!r}", url=base) from error
+
+
+@lru_cache(maxsize=1)
+def _suffixes() -> PublicSuffixList:
+    return PublicSuffixList()
+
+
+@lru_cache(maxsize=8_192)
+def site_of(domain: str) -> str:
+    """The registrable domain (public suffix plus one label); an address is its own site."""
+    host = domain.rpartition(":")[0] if domain.rpartition(":")[2].isdigit() else domain
+    host = host.rstrip(".")
+    if host.startswith("[") or host.replace(".", "").isdigit():
+        return host
+    return _suffixes().privatesuffix(host) or host

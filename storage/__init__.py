@@ -1,0 +1,47 @@
+"""Rows, not spiders: the durable frontier, items and statistics of crawls."""
+
+from storage.records import (
+    Ack,
+    Claim,
+    Column,
+    Commit,
+    DomainRow,
+    ErrorRow,
+    FetchRow,
+    ItemRow,
+    NewRequest,
+    QueuedRequest,
+    RunRow,
+    RunSpec,
+    RunState,
+    Scalar,
+    State,
+    StoreStats,
+    Table,
+    Woken,
+)
+from storage.store import LEASE_S, StorageError, Store
+
+__all__ = [
+    "LEASE_S",
+    "Ack",
+    "Claim",
+    "Column",
+    "Commit",
+    "DomainRow",
+    "ErrorRow",
+    "FetchRow",
+    "ItemRow",
+    "NewRequest",
+    "QueuedRequest",
+    "RunRow",
+    "RunSpec",
+    "RunState",
+    "Scalar",
+    "State",
+    "StorageError",
+    "Store",
+    "StoreStats",
+    "Table",
+    "Woken",
+]
