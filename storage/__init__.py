@@ -1,5 +1,9 @@
 """Rows, not spiders: the durable frontier, items and statistics of crawls."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from storage.records import (
     Ack,
     Claim,
@@ -20,7 +24,11 @@ from storage.records import (
     Table,
     Woken,
 )
+from storage.schema import is_reserved
 from storage.store import LEASE_S, StorageError, Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "LEASE_S",
@@ -44,4 +52,20 @@ __all__ = [
     "StoreStats",
     "Table",
     "Woken",
+    "is_reserved",
+    "open_store",
 ]
+
+
+async def open_store(target: str | Path | None) -> Store:
+    """The store at `target`: a file of SQLite; None or `memory:`, one that is not kept.
+
+    Raises StorageError when the file is in use, not ours, or cannot be opened.
+    """
+    if target is None or target == "memory:":
+        from storage.memory import MemoryStore
+
+        return MemoryStore()
+    from storage.sqlite import SqliteStore
+
+    return await SqliteStore.open(target)

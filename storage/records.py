@@ -51,6 +51,7 @@ class State(IntEnum):
 
     @property
     def is_settled(self) -> bool:
+        """DONE, FAILED or DROPPED."""
         return self >= State.DONE
 
 

@@ -15,24 +15,26 @@ Invariants (the contract tests hold every store to them):
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from storage.records import (
-    Ack,
-    Claim,
-    Commit,
-    QueuedRequest,
-    RunRow,
-    RunSpec,
-    RunState,
-    Scalar,
-    StoreStats,
-    Table,
-    Woken,
-)
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["LEASE_S", "Store", "StorageError"]
+    from storage.records import (
+        Ack,
+        Claim,
+        Commit,
+        QueuedRequest,
+        RunRow,
+        RunSpec,
+        RunState,
+        Scalar,
+        StoreStats,
+        Table,
+        Woken,
+    )
+
+__all__ = ["LEASE_S", "StorageError", "Store"]
 
 LEASE_S = 60.0
 """Seconds a claim holds without `renew`."""
@@ -144,7 +146,9 @@ class Store(Protocol):
         """Nothing else is coming for now: commit what has been handed over at once."""
         ...
 
-    def stats(self) -> StoreStats: ...
+    def stats(self) -> StoreStats:
+        """Counters since the store was opened."""
+        ...
 
     async def aclose(self) -> None:
         """Commit what was handed over, close. Idempotent."""

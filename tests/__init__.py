@@ -1,0 +1,1 @@
+"""Tests: real sockets on loopback, real SQLite files, real processes."""
