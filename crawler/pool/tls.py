@@ -1,0 +1,80 @@
+"""TLS contexts, built once per profile and shared by every client that asks for it.
+
+Owns: the settings that make one context differ from another, and how many were built.
+Does not own: handshakes (`backend`), or which domain gets which profile (settings).
+
+Invariants: one context per profile, however many clients; none is built for a crawl that
+never meets https; a context is never changed after it was built.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+
+import certifi
+
+from crawler.errors import SettingsError
+
+__all__ = ["TlsContexts", "TlsProfile", "TlsStats"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsProfile:
+    """What must be equal for two clients to share a context."""
+
+    verify: bool = True
+    """False: neither chain nor name is checked."""
+    ca_file: str | None = None
+    """PEM file of the trusted authorities; None: the Mozilla list that certifi ships."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsStats:
+    """Counters since the start."""
+
+    built: int
+    """Contexts made: at most one per profile."""
+    asked: int
+    """Times a context was handed out, built or shared."""
+
+
+class TlsContexts:
+    """Hands out the one context of each profile."""
+
+    def __init__(self) -> None:
+        self._contexts: dict[TlsProfile, ssl.SSLContext] = {}
+        self._asked = 0
+
+    def __repr__(self) -> str:
+        return f"<TlsContexts {len(self._contexts)} built, {self._asked} asked>"
+
+    def context(self, profile: TlsProfile) -> ssl.SSLContext:
+        """The profile's context, built at its first use (about 15 ms).
+
+        Raises SettingsError when the CA file cannot be read.
+        """
+        self._asked += 1
+        context = self._contexts.get(profile)
+        if context is None:
+            context = self._contexts[profile] = _build(profile)
+        return context
+
+    def stats(self) -> TlsStats:
+        """Counters since the start."""
+        return TlsStats(built=len(self._contexts), asked=self._asked)
+
+
+def _build(profile: TlsProfile) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=profile.ca_file or certifi.where())
+    except OSError as error:
+        raise SettingsError(
+            f"tls.ca_file {profile.ca_file!r} cannot be read: {error}",
+            hint="name a PEM file with at least one certificate",
+        ) from error
+    if not profile.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
