@@ -81,7 +81,7 @@ class ItemError(SpiderError):
     code = "item-invalid"
 
 
-class StopCrawl(Exception):  # noqa: N818 - raised to steer, not to report
+class StopCrawl(Exception):
     """Raise in a callback to end the run in good order; the page's results are kept."""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import blake2b
+from ipaddress import ip_address
 from typing import NamedTuple
 
 import ada_url
@@ -19,7 +20,7 @@ from publicsuffixlist import PublicSuffixList
 
 from crawler.errors import FetchError
 
-__all__ = ["Target", "canonicalise", "fingerprint", "join", "site_of"]
+__all__ = ["Target", "canonicalise", "fingerprint", "is_private", "join", "site_of"]
 
 
 class Target(NamedTuple):
@@ -75,6 +76,17 @@ def join(base: str, reference: str) -> str:
         return ada_url.join_url(base, reference.strip())
     except ValueError as error:
         raise FetchError("bad-url", f"not a URL reference: {reference!r}", url=base) from error
+
+
+def is_private(domain: str) -> bool:
+    """A literal address that is not public, or localhost: this machine's own network."""
+    host = domain.rpartition(":")[0] if domain.rpartition(":")[2].isdigit() else domain
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return not ip_address(host.strip("[]")).is_global
+    except ValueError:
+        return False
 
 
 @lru_cache(maxsize=1)

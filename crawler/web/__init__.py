@@ -1,0 +1,1 @@
+"""The web's own rules, pure: no clock, no socket, no await."""

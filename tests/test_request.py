@@ -1,0 +1,197 @@
+"""Requests: what can be made can be stored, and comes back the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler.errors import SpiderError
+from crawler.request import (
+    Callback,
+    Request,
+    Requests,
+    body_bytes,
+    decode,
+    encode,
+    encode_body,
+    via_of,
+)
+from crawler.retry import Retry
+
+URL = "http://127.0.0.1/a"
+
+
+class Shop:
+    """As much of a spider as a request needs."""
+
+    def parse(self, page: Any) -> None: ...
+
+    def book(self, page: Any, shelf: str = "") -> None: ...
+
+    def callback(self, name: str) -> Callback:
+        found: Callback = getattr(self, name)
+        return found
+
+    def restored_retry(self, changed: dict[str, Any]) -> Retry:
+        return Retry(**changed)
+
+
+SHOP = Shop()
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=8,
+).filter(lambda value: "inf" not in repr(value))
+bodies = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries({"json": json_values}),
+    st.fixed_dictionaries({"body": st.binary(max_size=40)}),
+    st.fixed_dictionaries(
+        {"data": st.dictionaries(text, text | st.lists(text, max_size=2), max_size=3)},
+        optional={"files": st.dictionaries(text, st.binary(max_size=20), max_size=2)},
+    ),
+)
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "method": st.sampled_from(["GET", "POST", "PATCH"]),
+        "headers": st.dictionaries(st.sampled_from(["Accept", "X-A"]), st.just("v"), max_size=2),
+        "priority": st.integers(-9, 9),
+        "key": text,
+        "revisit": st.booleans(),
+        "session": text,
+        "proxy": st.just("http://127.0.0.1:3128"),
+        "timeout": st.floats(0.1, 100),
+        "retry": st.builds(Retry, attempts=st.integers(1, 9), wait=st.floats(0, 9)),
+        "statuses": st.just((404, 410)),
+        "not_before": st.floats(0, 2e9),
+        "args": st.dictionaries(text, json_values, max_size=3),
+    },
+)
+
+
+@given(bodies, options, st.sampled_from([SHOP.parse, SHOP.book]), st.sampled_from([URL, URL + "#"]))
+def test_a_stored_request_comes_back_the_same(
+    body: dict[str, Any], chosen: dict[str, Any], callback: Callback, url: str
+) -> None:
+    request = Request(url, callback, **body, **chosen)
+    payload = encode(request, URL)
+    again = decode(URL, request.method, request.priority, payload, SHOP)
+    assert again == request
+    assert body_bytes(again) == body_bytes(request)
+
+
+def test_a_plain_request_has_no_payload_and_gets_parse() -> None:
+    request = Request(URL)
+    assert encode(request, URL) is None
+    assert decode(URL, "GET", 0, None, SHOP) == Request(URL, SHOP.parse)
+
+
+def test_the_payload_of_a_common_link_is_its_callback_alone() -> None:
+    assert encode(Request(URL, SHOP.book), URL) == '{"callback":"book"}'
+
+
+def test_credentials_in_a_url_are_in_no_row() -> None:
+    payload = encode(Request("http://me:secret@127.0.0.1/a", SHOP.book), URL)
+    assert payload == '{"callback":"book"}'
+    assert decode(URL, "GET", 0, payload, SHOP).url == URL
+
+
+def test_the_redirect_chain_travels_in_the_payload() -> None:
+    payload = encode(Request(URL, SHOP.book), URL, via=("http://a/", "http://b/"))
+    assert via_of(payload) == ("http://a/", "http://b/")
+    assert decode(URL, "GET", 0, payload, SHOP) == Request(URL, SHOP.book)
+    assert via_of(None) == ()
+
+
+def test_an_unreadable_payload_is_named() -> None:
+    with pytest.raises(SpiderError, match="stored request for http"):
+        decode(URL, "GET", 0, '{"args": 3}', SHOP)
+
+
+def _function(page: Any) -> None: ...
+
+
+@pytest.mark.parametrize("callback", [lambda page: None, _function, print, Shop.parse, "parse"])
+def test_a_callback_that_is_no_method_of_the_spider_is_refused(callback: Any) -> None:
+    with pytest.raises(SpiderError, match="callback"):
+        Request(URL, callback)
+
+
+@pytest.mark.parametrize(
+    "value", [{1}, (1,), b"x", object(), float("nan"), {1: 2}, [{"a": {2}}], "\ud800"]
+)
+def test_an_argument_that_json_would_change_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(SpiderError, match="argument"):
+        Request(URL, SHOP.book, args={"shelf": value})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"json": {}, "body": b""},
+        {"data": {}, "json": []},
+        {"body": "text"},
+        {"json": object()},
+        {"data": {"a": 1}},
+        {"files": {"a": "text"}},
+        {"headers": {"A": "b\r\nC: d"}},
+        {"headers": {"A B": "c"}},
+        {"headers": {"A": "\ud800"}},
+        {"data": {"\ud800": "1"}},
+        {"files": {"\ud800": b""}},
+        {"key": "\ud800"},
+        {"method": "GET /"},
+        {"retry": 3},
+    ],
+)
+def test_what_cannot_be_sent_or_stored_is_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SpiderError):
+        Request(URL, **wrong)
+
+
+def test_a_url_that_is_no_text_is_refused() -> None:
+    with pytest.raises(SpiderError, match="URL"):
+        Request("http://127.0.0.1/\ud800")
+
+
+def test_a_method_is_upper_case() -> None:
+    assert Request(URL, method="post").method == "POST"
+
+
+def test_replace_checks_again_and_names_an_unknown_option() -> None:
+    request = Request(URL).replace(priority=5)
+    assert request.priority == 5
+    with pytest.raises(SpiderError, match="argument"):
+        request.replace(args={"a": {1}})
+    with pytest.raises(SpiderError, match="colour"):
+        request.replace(colour=1)  # type: ignore[call-arg]
+
+
+def test_a_list_of_requests_is_changed_as_one() -> None:
+    changed = Requests([Request(URL), Request(URL)]).replace(priority=2, key="k")
+    assert [request.priority for request in changed] == [2, 2]
+    assert isinstance(changed, Requests)
+
+
+def test_plain_means_that_the_url_alone_identifies_it() -> None:
+    assert Request(URL, SHOP.book, priority=3, headers={"A": "b"}).is_plain
+    unlike: list[dict[str, Any]] = [{"key": "k"}, {"method": "POST"}, {"body": b""}, {"json": 1}]
+    assert not any(Request(URL, **each).is_plain for each in unlike)
+
+
+def test_each_kind_of_body_announces_its_type() -> None:
+    assert encode_body(Request(URL)) == (None, b"")
+    assert encode_body(Request(URL, json={"a": [1]})) == ("application/json", b'{"a":[1]}')
+    form = encode_body(Request(URL, data={"a": "1 2", "b": ["x", "y"]}))
+    assert form == ("application/x-www-form-urlencoded", b"a=1+2&b=x&b=y")
+    kind, content = encode_body(Request(URL, data={"a": "1"}, files={"f": ("n.txt", b"hey")}))
+    assert kind is not None
+    assert kind.startswith("multipart/form-data; boundary=")
+    assert b'name="a"\r\n\r\n1\r\n' in content
+    assert b'filename="n.txt"\r\nContent-Type: application/octet-stream\r\n\r\nhey' in content
+    assert content.endswith(f"--{kind.partition('=')[2]}--\r\n".encode())
