@@ -1,0 +1,1 @@
+"""The demonstration: a bookshop on loopback and the spider that crawls it."""

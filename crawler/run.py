@@ -1,0 +1,455 @@
+"""One crawl of one spider: what is accepted, what an outcome means, what gets committed.
+
+Owns: a run's rules (scope, limit, redirects, retries), its counters, the making of
+Commits. Does not own: sockets, the store, tasks or the clock; the engine asks and acts.
+
+Invariants: every popped row ends in exactly one Commit, or stays queued; a Commit carries
+all that the page changed; `in_flight` counts rows popped and not yet decided, so that a
+limit of N delivers N pages and never one more.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from crawler.about import NAME, VERSION
+from crawler.errors import FetchError
+from crawler.pool import ACCEPT_ENCODING
+from crawler.request import body_bytes, encode
+from crawler.retry import GiveUp, Requeue, Retry
+from crawler.urls import canonicalise, fingerprint
+from crawler.web.redirects import REDIRECTS, next_hop
+from crawler.web.robots import agent_token
+from storage import Commit, ErrorRow, FetchRow, NewRequest, State
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from crawler.downloader import Outcome
+    from crawler.harvest import Harvest
+    from crawler.plugins import Hooks
+    from crawler.request import Body, Request
+    from crawler.retry import Decision
+    from crawler.scheduler import Domain
+    from crawler.settings import Settings
+    from crawler.spider import Spider
+    from crawler.urls import Target
+    from crawler.web.redirects import Hop
+    from storage import QueuedRequest, RunRow
+
+__all__ = ["Crawl", "CrawlStats", "Links", "Task", "fetch_row"]
+
+ROW_BYTES = 40
+"""What a queued row takes beside its texts, about."""
+ACCEPT = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrawlStats:
+    """A run's counters since its session began."""
+
+    delivered: int
+    failed: int
+    items: int
+    errors: int
+    retries: int
+    in_flight: int
+    unfinished: int
+    """Pages popped and not yet acknowledged by the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Requests as rows to be offered, and how many the store knew already."""
+
+    rows: tuple[NewRequest, ...]
+    errors: tuple[ErrorRow, ...]
+    """Of requests whose URL cannot be fetched."""
+    duplicates: int
+    size: int
+
+
+@dataclass(slots=True)
+class Task:
+    """A popped row on its way to a Commit."""
+
+    row: QueuedRequest
+    domain: Domain
+    epoch: int
+    request: Request
+    via: tuple[str, ...]
+    wait_s: float
+    started_at: float
+    """Wall clock."""
+
+
+class Crawl:
+    """A run inside a session."""
+
+    def __init__(
+        self,
+        spider: Spider,
+        settings: Settings,
+        row: RunRow,
+        *,
+        hooks: Hooks,
+        knows: Callable[[int, bytes], bool],
+        done_before: int = 0,
+        limit_from: int = 0,
+    ) -> None:
+        self.spider = spider
+        self.settings = settings
+        self.row = row
+        self.hooks = hooks
+        self._headers = {
+            "user-agent": user_agent(settings),
+            "accept": ACCEPT,
+            "accept-encoding": ACCEPT_ENCODING,
+        }
+        self.agent = agent_token(self._headers["user-agent"])
+        self.retry = spider.retry or Retry()
+        self.statuses = frozenset(spider.statuses)
+        self.default_table = spider.table or "items"
+        self._knows = knows
+        self._scope = None if spider.allowed_domains is None else set(spider.allowed_domains)
+        self.done_before = done_before
+        """Requests done before this session."""
+        self._limit_from = limit_from
+        self.sink: Callable[[Any], Awaitable[None]] | None = None
+        """Gets each item after the commit that stored it."""
+        self.seeding = True
+        self.kept: list[Any] = []
+        """Items kept in memory, where somebody asked for them."""
+        self.began_at = time.time()
+        self.broken_by: ErrorRow | None = None
+        """What `start()` raised."""
+        self.waits_s: float | None = None
+        """Seconds until something can start, when that passed the patience."""
+        self.is_asking = False
+        """The store is being asked whether the run is finished."""
+        self.is_ending = False
+        self.queued = 0
+        """Rows waiting or under way, as far as this session knows."""
+        self.stopping: str | None = None
+        """Why nothing more is started; None: the run goes on."""
+        self.delivered = 0
+        self.failed = 0
+        self.items = 0
+        self.errors = 0
+        self.retries = 0
+        self.in_flight = 0
+        self.unfinished = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Crawl {self.row.name} {self.delivered} delivered, {self.failed} failed, "
+            f"{self.in_flight} in flight>"
+        )
+
+    def stats(self) -> CrawlStats:
+        """Counters since the session began."""
+        return CrawlStats(
+            delivered=self.delivered,
+            failed=self.failed,
+            items=self.items,
+            errors=self.errors,
+            retries=self.retries,
+            in_flight=self.in_flight,
+            unfinished=self.unfinished,
+        )
+
+    def stop(self, reason: str) -> None:
+        """Start nothing more; the first reason counts."""
+        self.stopping = self.stopping or reason
+
+    @property
+    def id(self) -> int:
+        """The store's number of this run."""
+        return self.row.id
+
+    @property
+    def is_full(self) -> bool:
+        """Another page could pass the limit."""
+        limit = self.settings.limit
+        return limit is not None and self._counted + self.in_flight >= limit
+
+    @property
+    def is_at_limit(self) -> bool:
+        """The limit of pages has been delivered."""
+        limit = self.settings.limit
+        return limit is not None and self._counted >= limit
+
+    @property
+    def _counted(self) -> int:
+        """Pages that count for the limit: all of the run, or those since it was resumed."""
+        return self.done_before - self._limit_from + self.delivered
+
+    # -- links ----------------------------------------------------------------------------
+
+    def links(self, requests: Iterable[Request], *, parent: int | None, depth: int) -> Links:
+        """Requests of a page (or of `start()`: parent None, depth 0) as rows to offer."""
+        rows: list[NewRequest] = []
+        errors: list[ErrorRow] = []
+        duplicates = size = 0
+        met: set[bytes] = set()
+        for ordinal, request in enumerate(requests):
+            try:
+                target = canonicalise(request.url)
+            except FetchError as error:
+                errors.append(ErrorRow(code=error.code, message=str(error)))
+                continue
+            digest = _digest(request, target, parent, ordinal)
+            if digest in met or self._knows(self.id, digest):
+                duplicates += 1
+                continue
+            met.add(digest)
+            in_scope = depth == 0 or self.is_in_scope(target.domain)
+            row = NewRequest(
+                fingerprint=digest,
+                domain=target.domain,
+                url=target.url,
+                method=request.method,
+                priority=request.priority,
+                depth=depth,
+                not_before=request.not_before,
+                payload=encode(request, target.url),
+                dropped=None if in_scope else "scope",
+            )
+            size += len(row.url) + len(row.payload or "") + ROW_BYTES
+            rows.append(row)
+        return Links(tuple(rows), tuple(errors), duplicates, size)
+
+    def is_in_scope(self, domain: str) -> bool:
+        """No scope, a listed domain, or a subdomain of one."""
+        if self._scope is None or domain in self._scope:
+            return True
+        host = domain.partition(":")[0]
+        return any(host == known or host.endswith(f".{known}") for known in self._scope)
+
+    def admit(self, domain: str) -> None:
+        """A start URL's redirects ended here: it belongs to the scope."""
+        if self._scope is not None:
+            self._scope.add(domain)
+
+    # -- requests and outcomes ------------------------------------------------------------
+
+    def headers_for(self, request: Request, body: Body | None) -> dict[str, str]:
+        """What is sent: the defaults, the body's type, then what the request says."""
+        headers = self._headers.copy()
+        if body is not None and body.content_type is not None:
+            headers["content-type"] = body.content_type
+        for name, value in (request.headers or {}).items():
+            headers[name.lower()] = value
+        return headers
+
+    def judge(self, task: Task, outcome: Outcome, now: float) -> Decision | Hop:
+        """What follows from an outcome; a Hop where the page redirects."""
+        attempt = max(task.row.attempts, task.domain.pace.failures) + 1
+        url = task.row.url
+        return self.decide(task.request, url, outcome, attempt=attempt, via=task.via, now=now)
+
+    def decide(
+        self,
+        request: Request,
+        url: str,
+        outcome: Outcome,
+        *,
+        attempt: int,
+        via: tuple[str, ...],
+        now: float,
+    ) -> Decision | Hop:
+        """The same for a request that has no row."""
+        status = outcome.status
+        wanted = self.statuses.union(request.statuses)
+        if status in REDIRECTS and status not in wanted:
+            try:
+                return next_hop(
+                    url=url,
+                    method=request.method,
+                    status=status,
+                    location=outcome.header("location"),
+                    via=via,
+                    limit=self.settings.redirects,
+                )
+            except FetchError as error:
+                return GiveUp(code=error.code, message=str(error.args[0]))
+        return self.policy_for(request).decide(
+            method=request.method,
+            attempt=attempt,
+            now=now,
+            status=status,
+            retry_after=outcome.header("retry-after"),
+            error=outcome.error,
+            deliver=wanted,
+        )
+
+    def policy_for(self, request: Request) -> Retry:
+        """The request's own retry policy, or the spider's."""
+        return request.retry if isinstance(request.retry, Retry) else self.retry
+
+    def requeued(self, task: Task, outcome: Outcome, decision: Requeue, now: float) -> Commit:
+        """Back into the queue; the wait is the row's `not_before`."""
+        self.retries += 1
+        return self._commit(
+            task,
+            outcome,
+            now,
+            "retry",
+            state=State.QUEUED,
+            not_before=decision.at if decision.at > now else None,
+            attempts=task.row.attempts + decision.spent,
+        )
+
+    def given_up(self, task: Task, outcome: Outcome, decision: GiveUp, now: float) -> Commit:
+        """Failed, with the last error."""
+        self.failed += 1
+        error = ErrorRow(code=decision.code, message=decision.message)
+        return self._commit(
+            task,
+            outcome,
+            now,
+            "give-up",
+            state=State.FAILED,
+            reason=decision.code,
+            attempts=task.row.attempts + 1,
+            errors=(error,),
+        )
+
+    def redirected(self, task: Task, outcome: Outcome, hop: Hop, now: float) -> Commit:
+        """Settled as `redirected`; the target is queued in the same commit."""
+        request = task.request.replace(url=hop.target.url, method=hop.method)
+        if not hop.keeps_body:
+            request = request.replace(body=None, json=None, data=None, files=None)
+        if not hop.keeps_headers:
+            request = request.replace(headers=None)
+        digest = _digest(request, hop.target, None, 0)
+        if not task.row.depth:
+            self.admit(hop.target.domain)
+        is_known = self._knows(self.id, digest)
+        link = NewRequest(
+            fingerprint=digest,
+            domain=hop.target.domain,
+            url=hop.target.url,
+            method=hop.method,
+            priority=task.row.priority,
+            depth=task.row.depth,
+            payload=encode(request, hop.target.url, via=hop.via),
+            is_redirect=True,
+            dropped=None if self.is_in_scope(hop.target.domain) else "scope",
+        )
+        return self._commit(
+            task,
+            outcome,
+            now,
+            "redirect",
+            reason="redirected_known" if is_known else "redirected",
+            attempts=task.row.attempts + 1,
+            links=() if is_known else (link,),
+        )
+
+    def harvested(self, task: Task, outcome: Outcome, harvest: Harvest, now: float) -> Commit:
+        """A delivered page with everything its callback gave."""
+        if harvest.errors and self.settings.on_error == "drop":
+            harvest.discard()
+        links = self.links(harvest.requests, parent=task.row.id, depth=task.row.depth + 1)
+        harvest.errors.extend(links.errors)
+        self.items += len(harvest.items)
+        self.errors += bool(harvest.errors)
+        size = sum(len(v) for i in harvest.items for v in i.values if isinstance(v, str | bytes))
+        return self._commit(
+            task,
+            outcome,
+            now,
+            "deliver",
+            state=State.FAILED if harvest.errors else State.DONE,
+            reason=harvest.errors[0].code if harvest.errors else None,
+            attempts=task.row.attempts + 1,
+            items=tuple(harvest.items),
+            links=links.rows,
+            errors=tuple(harvest.errors),
+            duplicates=links.duplicates,
+            size=links.size + size,
+        )
+
+    def dropped(self, row: QueuedRequest, epoch: int, reason: str, now: float) -> Commit:
+        """A row that a rule forbids: settled without having been sent."""
+        return Commit(
+            run=self.id,
+            domain=row.domain,
+            epoch=epoch,
+            request=row.id,
+            state=State.DROPPED,
+            reason=reason,
+            attempts=row.attempts,
+            at=now,
+        )
+
+    def broken(self, row: QueuedRequest, epoch: int, error: ErrorRow, now: float) -> Commit:
+        """A row that cannot become a request: its callback is gone, its payload unreadable."""
+        self.failed += 1
+        return Commit(
+            run=self.id,
+            domain=row.domain,
+            epoch=epoch,
+            request=row.id,
+            state=State.FAILED,
+            reason=error.code,
+            attempts=row.attempts,
+            at=now,
+            errors=(error,),
+        )
+
+    def _commit(
+        self, task: Task, outcome: Outcome, now: float, decision: str, **changes: Any
+    ) -> Commit:
+        return Commit(
+            run=self.id,
+            domain=task.domain.name,
+            epoch=task.epoch,
+            request=task.row.id,
+            at=now,
+            fetches=(fetch_row(task, outcome, decision),),
+            pace=outcome.pace,
+            **changes,
+        )
+
+
+def fetch_row(task: Task, outcome: Outcome, decision: str) -> FetchRow:
+    """One attempt, for the statistics."""
+    return FetchRow(
+        attempt=task.row.attempts + 1,
+        status=outcome.status,
+        error=outcome.error.code if outcome.error else None,
+        decision=decision,
+        started_at=task.started_at,
+        wait_s=task.wait_s,
+        connect_s=outcome.connect_s,
+        ttfb_s=outcome.ttfb_s,
+        total_s=outcome.total_s,
+        bytes_received=outcome.bytes_received,
+        reused=outcome.reused,
+        proxy=task.request.proxy,
+    )
+
+
+def _digest(request: Request, target: Target, parent: int | None, ordinal: int) -> bytes:
+    """The fingerprint of a request; plain GETs have theirs from the URL's cache.
+
+    A revisit is unlike every other request, and the same one when its page is repeated.
+    """
+    key = request.key or ""
+    if request.revisit and parent is not None:
+        key = f"{key}\0{parent}.{ordinal}"
+    if request.method == "GET" and not key and request.body is None and request.json is None:
+        return target.fingerprint
+    return fingerprint(request.method, target.url, body_bytes(request), key)
+
+
+def user_agent(settings: Settings) -> str:
+    """The User-Agent header: the setting, or name and version with the contact if one is set."""
+    if settings.user_agent:
+        return settings.user_agent
+    contact = f" (+{settings.contact})" if settings.contact else ""
+    return f"{NAME}/{VERSION}{contact}"
