@@ -1,0 +1,168 @@
+"""The `crawler` command: its subcommands, and how their mistakes are told.
+
+Owns: the list of commands, exit codes, the form of errors. Does not own: what a command
+does; each stands in a module of its own, as `command`, imported when it is called.
+
+Invariants: data goes to stdout and everything else to stderr; help and a mistyped command
+import no command; every mistake of a person is one line `error:` and one line `hint:`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from crawler.about import VERSION
+from crawler.errors import UsageError, nearest
+from crawler.wording import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["COMMANDS", "EXIT_BUG", "EXIT_STORAGE", "EXIT_USAGE", "Entry", "main"]
+
+EXIT_USAGE = 2
+EXIT_STORAGE = 5
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+
+class Entry(NamedTuple):
+    """A command that is imported when it is called."""
+
+    section: str
+    module: str
+    """Holds the click command as `command`."""
+    summary: str
+
+
+COMMANDS = {
+    "demo": Entry("Start", "crawler.cli.demo", "Crawl a built-in site; needs no network"),
+    "run": Entry("Run", "crawler.cli.run", "Run a spider, or go on with an interrupted run"),
+    "list": Entry("Run", "crawler.cli.spiders", "Spiders that can be run"),
+    "runs": Entry("Look", "crawler.cli.runs", "Runs in a database"),
+    "report": Entry("Look", "crawler.cli.report", "Summary of a run"),
+    "sql": Entry("Look", "crawler.cli.sql", "Query a database"),
+    "export": Entry("Data", "crawler.cli.export", "Items as CSV, JSON or JSON lines"),
+    "config": Entry("Machine", "crawler.cli.config", "Settings in effect, and their origin"),
+}
+
+
+class Program(click.Group):
+    """The group of lazily imported commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None: there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name].module).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, but an unknown command gets the nearest name as its hint."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            best = nearest(args[0], COMMANDS)
+            raise UsageError(
+                f"unknown command `{args[0]}`",
+                hint=f"did you mean `crawler {best}`?" if best else "`crawler --help`",
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands by section, without importing them."""
+        width = max(map(len, COMMANDS))
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            with formatter.section(section):
+                formatter.write_dl(
+                    [
+                        (name.ljust(width), entry.summary)
+                        for name, entry in COMMANDS.items()
+                        if entry.section == section
+                    ]
+                )
+
+
+@click.command(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, "-V", "--version", prog_name="crawler")
+def program() -> None:
+    """Polite web crawls into SQLite that survive kill -9."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line (None: that of the process) and return its exit code."""
+    args = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _invoke(args)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        return _refuse(*_told(error, args), EXIT_USAGE)
+    except UsageError as error:
+        return _refuse(str(error), error.hint, EXIT_USAGE)
+    except BrokenPipeError:
+        _forget_stdout()
+        return 0
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        return _failed(error)
+
+
+def _invoke(args: Sequence[str]) -> int:
+    """Run a command; the exit code is what it returns, 0 for None."""
+    try:
+        with program.make_context("crawler", list(args)) as context:
+            answer = program.invoke(context)
+    except click.exceptions.Exit as end:
+        answer = end.exit_code
+    sys.stdout.flush()
+    return answer if isinstance(answer, int) else 0
+
+
+def _failed(error: Exception) -> int:
+    from storage import StorageError
+
+    if isinstance(error, StorageError):
+        return _refuse(str(error), error.hint, EXIT_STORAGE)
+    import traceback
+
+    traceback.print_exception(error)
+    hint = "report it with the lines above"
+    return _refuse(f"a mistake in crawler itself: {type(error).__name__}", hint, EXIT_BUG)
+
+
+def _refuse(message: str, hint: str | None, code: int) -> int:
+    click.echo(f"error: {printable(message)}", err=True)
+    if hint:
+        click.echo(f"  hint: {printable(hint)}", err=True)
+    return code
+
+
+def _told(error: click.ClickException, args: Sequence[str]) -> tuple[str, str]:
+    """A click error in our words."""
+    path = " ".join(["crawler", *[arg for arg in args[:1] if arg in COMMANDS]])
+    hint = f"`{path} --help`"
+    if isinstance(error, click.NoSuchOption):
+        if error.possibilities:
+            hint = f"did you mean `{error.possibilities[0]}`?"
+        return f"unknown option `{error.option_name}` of `{path}`", hint
+    message = error.format_message().rstrip(".")
+    return message[:1].lower() + message[1:], hint
+
+
+def _forget_stdout() -> None:
+    """Whoever read our output has gone: nothing may be flushed into the pipe at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

@@ -1,0 +1,43 @@
+"""`crawler runs`: the runs in a database."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+import click
+
+from crawler.cli.output import write_rows
+from crawler.cli.places import db_option, locate, target_argument
+from crawler.wording import duration
+from storage.reading import Reader
+
+__all__ = ["command"]
+
+_COLUMNS = ("id", "state", "started_at", "seconds", "done", "failed", "queued", "items", "ended_by")
+
+
+@click.command()
+@target_argument
+@db_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with all columns of v_runs.")
+def command(target: str | None, db: str | None, as_json: bool) -> None:
+    """List the runs in a database, latest first."""
+    place = locate(target, db)
+    columns = "*" if as_json else ", ".join(_COLUMNS)
+    with Reader(place.file) as reader:
+        names, rows = reader.query(f"SELECT {columns} FROM v_runs ORDER BY started_at DESC, id")
+    if as_json:
+        write_rows(sys.stdout, names, rows, "json")
+        return
+    click.echo(f"{place.file}:", err=True)
+    write_rows(
+        sys.stdout, names, [_told(dict(zip(names, row, strict=True))) for row in rows], "table"
+    )
+
+
+def _told(run: dict[str, object]) -> list[object]:
+    started = datetime.fromtimestamp(float(str(run["started_at"])), UTC)
+    run["started_at"] = started.strftime("%Y-%m-%d %H:%M:%S")
+    run["seconds"] = duration(float(str(run["seconds"])))
+    return list(run.values())
