@@ -39,6 +39,7 @@ TURN_S = 5.0
 class Aside:
     """A request outside the queue (`Spider.fetch`, a robots redirect): no row, same rules."""
 
+    domain: str
     url: str
     run: int
     order: Any

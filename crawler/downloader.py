@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from crawler.errors import FetchError
 from crawler.pool import BodyDecoder, ClientKey, TlsProfile, connection_of, parse_codings
+from storage import FetchRow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable
@@ -52,8 +53,8 @@ class Order(Struct, frozen=True, kw_only=True):
     decoded_bytes: int | None
     """None: 10 MiB of text, 32 MiB of anything else."""
     proxy: str | None
-    connections: int
-    """Bound of the client's pool, should it be made now."""
+    cut_at: int | None = None
+    """Decoded bytes that are enough: more than that is not read; None: all of it."""
 
 
 class Outcome(Struct, kw_only=True):
@@ -72,6 +73,11 @@ class Outcome(Struct, kw_only=True):
     pace: DomainRow | None = None
     """What the domain's pace had learned when its slot was given back."""
 
+    @property
+    def code(self) -> str:
+        """The error's code, or `http-<status>`."""
+        return self.error.code if self.error is not None else f"http-{self.status}"
+
     def header(self, name: str) -> str | None:
         """The first header of that name, in lower case; None: there is none."""
         wanted = name.encode()
@@ -79,6 +85,33 @@ class Outcome(Struct, kw_only=True):
             if key.lower() == wanted:
                 return value.decode("latin-1")
         return None
+
+    def row(
+        self,
+        decision: str,
+        *,
+        started_at: float,
+        attempt: int = 1,
+        wait_s: float = 0.0,
+        proxy: str | None = None,
+        url: str | None = None,
+    ) -> FetchRow:
+        """This attempt for the statistics; `url` None: the committed request's own."""
+        return FetchRow(
+            attempt=attempt,
+            status=self.status,
+            error=self.error.code if self.error else None,
+            decision=decision,
+            started_at=started_at,
+            wait_s=wait_s,
+            connect_s=self.connect_s,
+            ttfb_s=self.ttfb_s,
+            total_s=self.total_s,
+            bytes_received=self.bytes_received,
+            reused=self.reused,
+            proxy=proxy,
+            url=url,
+        )
 
 
 class Downloader:
@@ -121,7 +154,7 @@ class Downloader:
                 if order.proxy is None:
                     await self._exchange(lease.client, order, outcome, begun)
                 else:
-                    await self._through_proxy(lease.key.domain, order, outcome, begun)
+                    await self._through_proxy(lease, order, outcome, begun)
         except FetchError as error:
             self._fail(outcome, error)
         except TimeoutError as error:
@@ -132,12 +165,13 @@ class Downloader:
         return outcome
 
     async def _through_proxy(
-        self, domain: str, order: Order, outcome: Outcome, begun: float
+        self, direct: Lease, order: Order, outcome: Outcome, begun: float
     ) -> None:
-        key = ClientKey(domain, order.proxy, self._tls)
+        key = ClientKey(direct.key.domain, order.proxy, self._tls)
+        connections = direct.client.transport.connections
         if not self._clients.may_lease(key):
             raise FetchError("local", "every client is in use (pool.clients)", url=order.url)
-        lease = self._clients.lease(key, order.connections)
+        lease = self._clients.lease(key, connections)
         try:
             await self._exchange(lease.client, order, outcome, begun)
         finally:
@@ -193,6 +227,9 @@ class Downloader:
                 seen = f"body.wire={order.wire_bytes}, seen {outcome.bytes_received}"
                 raise FetchError("too-large", seen, url=order.url)
             parts.append(decoder.feed(chunk))
+            if order.cut_at is not None and decoder.size > order.cut_at:
+                outcome.body = b"".join(parts)
+                return
             passed = time.monotonic() - headed
             if passed > GRACE_S and outcome.bytes_received < SLOWEST * passed:
                 slow = f"under {SLOWEST:g} bytes/s over {passed:.0f} s"

@@ -1,8 +1,9 @@
 """A session: what one process owns for one database, and the loop that keeps it going.
 
 Owns: store, client cache, robots cache, scheduler, the tasks of all visits; runs as they
-begin, go on, stop and end. Does not own: which request is next (`scheduler`), what an
-outcome means (`run`), the steps of a visit (`visits`).
+begin, stop and end. Does not own: which request is next (`scheduler`), what an outcome
+means (`run`), the steps of a visit (`visits`, `errands`), when the store is asked for
+rows (`frontier`).
 
 Invariants: nothing waits but rows and timers: a task exists only for what is on the wire
 or on its way to the store; `pump` is the one place that starts visits; a run ends only
@@ -17,17 +18,20 @@ import inspect
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from crawler.downloader import Downloader
+from crawler.errands import Errands
 from crawler.errors import FetchError
+from crawler.frontier import Frontier
 from crawler.harvest import describe
 from crawler.pace import Pace
 from crawler.plugins import hooks as hooks_of
 from crawler.pool import ClientCache, SocketBudget, TlsProfile
-from crawler.result import CrawlResult, Snapshot
+from crawler.result import ENDINGS, CrawlResult, Snapshot
 from crawler.run import Crawl
 from crawler.scheduler import (
     Action,
@@ -40,10 +44,12 @@ from crawler.scheduler import (
     Scheduler,
     Wait,
 )
+from crawler.seeding import seed
 from crawler.settings import Settings
-from crawler.urls import canonicalise, is_private
+from crawler.urls import is_private
 from crawler.visits import Visits
 from crawler.web.robots import RobotsCache
+from crawler.wire import Wire
 from storage import RunSpec, RunState, open_store
 
 if TYPE_CHECKING:
@@ -53,17 +59,14 @@ if TYPE_CHECKING:
     from crawler.pool import CacheStats, Lease
     from crawler.scheduler import Domain
     from crawler.spider import Spider
-    from crawler.window import Window
+    from crawler.urls import Target
     from storage import RunRow, Store
 
 __all__ = ["Session"]
 
-CLAIM_LIMIT = 1_000
 HEARTBEAT_S = 1.0
-RENEW_S = 20.0
 GRACE_S = 10.0
 """Seconds that requests under way are given to end after `stop`."""
-SEED_BATCH = 500
 SWITCH_S = 0.0001
 """The writer thread waits about this long for the interpreter lock at each statement; with
 Python's own 5 ms a callback that computes holds up every commit."""
@@ -78,7 +81,6 @@ class Session:
         self.settings = settings
         self._loop = loop
         self._clock = loop.time
-        self._worker = f"{os.getpid()}"
         self._robots = RobotsCache()
         self._clients = ClientCache(
             settings.pool.clients,
@@ -89,33 +91,37 @@ class Session:
         tls = TlsProfile(verify=settings.tls.verify, ca_file=settings.tls.ca_file)
         self._downloader = Downloader(self._clients, tls=tls)
         self._scheduler = Scheduler(
-            pace_for=self._pace_for, may_lease=self._downloader.may_lease, robots=self._robots
+            pace_for=self._pace_for,
+            may_lease=self._downloader.may_lease,
+            robots=self._robots,
+            clients=settings.pool.clients,
         )
         self._crawls: dict[int, Crawl] = {}
         self._ends: dict[int, asyncio.Future[CrawlResult]] = {}
         self._named: set[str] = set()
-        self._visits = Visits(
-            crawls=self._crawls,
-            downloader=self._downloader,
-            scheduler=self._scheduler,
-            store=store,
-            robots=self._robots,
-            clock=loop.time,
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._frontier = Frontier(
+            store,
+            self._scheduler,
+            runs=lambda: list(self._crawls),
+            spawn=self._spawn,
             woke=self._wake,
-            waits_until=self._wait_until,
-            unclaimed=self._want_claims,
+        )
+        self._wire = Wire(self._downloader, self._scheduler, clock=loop.time, woke=self._wake)
+        self._errands = Errands(self._wire, self._scheduler, store, self._robots, woke=self._wake)
+        self._visits = Visits(
+            self._wire,
+            self._scheduler,
+            self._frontier,
+            store,
+            self._crawls,
+            woke=self._wake,
             settled=self._settled,
         )
-        self._tasks: set[asyncio.Task[None]] = set()
         self._pump_at: asyncio.TimerHandle | asyncio.Handle | None = None
-        self._rows_due: float | None = None
-        self._rows_timer: asyncio.TimerHandle | None = None
         self._next_start: float | None = None
-        self._claiming = False
-        self._claim_again = False
-        self._broken: BaseException | None = None
+        self._force_at: asyncio.TimerHandle | None = None
         self._heart = loop.call_later(HEARTBEAT_S, self._beat)
-        self._renewed_at = loop.time()
         self._switch_s = sys.getswitchinterval()
         sys.setswitchinterval(min(SWITCH_S, self._switch_s))
 
@@ -161,36 +167,35 @@ class Session:
 
         `identity` is what a run is found again by; None: the spider's arguments.
         """
+        if self._force_at is not None:
+            raise RuntimeError(f"{self!r} has been stopped: open another one")
         settings = settings or self.settings
         row = await self._row_for(spider, settings, resume, code_hash, identity)
         counts = await self.store.count(row.id)
-        is_new_limit = resume is None or resume.state is RunState.FINISHED
         crawl = Crawl(
             spider,
             settings,
             row,
             hooks=hooks_of(spider),
             knows=self.store.knows,
-            done_before=counts.get("done", 0),
-            limit_from=counts.get("done", 0) if is_new_limit else 0,
+            forbids=self._forbids,
+            done_before=counts.get("done", 0) - counts.get("redirected", 0),
+            is_new_limit=resume is None or resume.state is RunState.FINISHED,
         )
         crawl.queued = counts.get("queued", 0)
         self._crawls[row.id] = crawl
         self._ends[row.id] = self._loop.create_future()
-        spider._fetch = lambda request: self._visits.fetch_for(crawl, request)
+        spider._fetch = lambda request: self._errands.fetch(crawl, request)
         for name in await self.store.origins(row.id):
-            self._name(name)
+            self.name(name)
             crawl.admit(name)
-        for hook in crawl.hooks.opened:
-            if inspect.isawaitable(given := hook()):
-                await given
         obeys = settings.robots.obey
         self._scheduler.open_run(row.id, obeys_robots=obeys, agent=crawl.agent, now=self._clock())
         if settings.max_time is not None:
             self._loop.call_later(settings.max_time, self.stop_run, crawl, "max-time")
-        self._wait_until(time.time())
-        self._want_claims()
-        self._spawn(self._seed(crawl))
+        self._frontier.waits_until(time.time())
+        self._frontier.want_claims()
+        self._spawn(self._start(crawl))
         return crawl
 
     async def ended(self, crawl: Crawl) -> CrawlResult:
@@ -220,52 +225,33 @@ class Session:
         )
         return await self.store.begin(spec)
 
-    async def _seed(self, crawl: Crawl) -> None:
-        """Iterate `start()` from its beginning unless it has once ended; repeats are absorbed."""
+    async def _start(self, crawl: Crawl) -> None:
+        """Call the hooks, then store the start requests unless they all were before."""
         try:
+            for hook in crawl.hooks.opened:
+                if inspect.isawaitable(given := hook()):
+                    await given
             if crawl.row.seeded_at is None:
-                await self._seed_all(crawl)
+                await seed(crawl, self._visits, self.name)
         except Exception as error:
             crawl.broken_by = describe(error)
             self.stop_run(crawl, "error")
         crawl.seeding = False
         self._settled(crawl)
 
-    async def _seed_all(self, crawl: Crawl) -> None:
-        batch: list[Any] = []
-        requests: Any = crawl.spider.start()
-        if inspect.isawaitable(requests):
-            requests = await requests
-        if hasattr(requests, "__aiter__"):
-            async for request in requests:
-                batch.append(request)
-                if len(batch) >= SEED_BATCH:
-                    batch = await self._sow(crawl, batch)
-        else:
-            for request in requests:
-                batch.append(request)
-                if len(batch) >= SEED_BATCH:
-                    batch = await self._sow(crawl, batch)
-        if crawl.stopping is None:
-            await self._sow(crawl, batch, is_last=True)
-
-    async def _sow(self, crawl: Crawl, batch: list[Any], *, is_last: bool = False) -> list[Any]:
-        for request in batch:
-            try:
-                self._name(canonicalise(request.url).domain)
-            except FetchError:
-                continue
-        await self._visits.seed(crawl, batch, is_last=is_last)
-        return []
-
-    def _name(self, domain: str) -> None:
+    def name(self, domain: str) -> None:
+        """The user named this domain: on this machine's own network it needs no pause."""
         self._named.add(domain)
 
     def stop(self, reason: str = "signal") -> None:
-        """Stop all runs in good order: what is under way may end within 10 s."""
+        """Stop all runs in good order: what is under way may end within 10 s.
+
+        It is the session's end: no run begins after it.
+        """
         for crawl in list(self._crawls.values()):
             self.stop_run(crawl, reason)
-        self._loop.call_later(GRACE_S, self._end_by_force)
+        if self._force_at is None:
+            self._force_at = self._loop.call_later(GRACE_S, self._end_by_force)
 
     def _end_by_force(self) -> None:
         """The grace is over: what is under way stays queued."""
@@ -277,6 +263,8 @@ class Session:
 
     def stop_run(self, crawl: Crawl, reason: str) -> None:
         """Start nothing more of one run."""
+        if crawl.id not in self._crawls:
+            return
         crawl.stop(reason)
         self._scheduler.hold(crawl.id)
         self.store.hurry()
@@ -324,9 +312,13 @@ class Session:
             stats=msgspec.json.encode(kept).decode(),
         )
         result = CrawlResult.of(crawl, state, reason)
-        for hook in crawl.hooks.closed:
-            if inspect.isawaitable(given := hook(result)):
-                await given
+        try:
+            for hook in crawl.hooks.closed:
+                if inspect.isawaitable(given := hook(result)):
+                    await given
+        except Exception as error:
+            broken = describe(error)
+            result = replace(result, message=broken.message, detail=broken.detail)
         self._crawls.pop(crawl.id, None)
         end = self._ends[crawl.id]
         if not end.done():
@@ -380,8 +372,7 @@ class Session:
                 self._sleep_until(action.until, now)
                 break
             self._act(action)
-        while (read := self._scheduler.next_read()) is not None:
-            self._spawn(self._read(*read))
+        self._frontier.fill()
         if not self._scheduler.has_ready:
             self.store.hurry()
 
@@ -395,25 +386,26 @@ class Session:
 
     def _act(self, action: Action) -> None:
         """Begin what the scheduler asks for; the client is leased in the same breath."""
-        visits = self._visits
         if isinstance(action, Fetch):
             crawl = self._crawls[action.ready.row.run]
             crawl.in_flight += 1
             crawl.unfinished += 1
             if crawl.is_full:
                 self._scheduler.hold(crawl.id)
-            self._spawn(visits.visit(action, self._lease(action.domain)))
+            self._spawn(self._visits.visit(crawl, action, self._lease(action.domain)))
         elif isinstance(action, Robots):
-            self._spawn(visits.robots(action, self._lease(action.domain)))
+            crawl = self._crawls[action.run]
+            self._spawn(self._errands.robots(crawl, action, self._lease(action.domain)))
         elif isinstance(action, FetchAside):
-            self._spawn(visits.aside(action, self._lease(action.domain)))
+            self._spawn(self._errands.run(action, self._lease(action.domain)))
         elif isinstance(action, Drop):
-            self._crawls[action.ready.row.run].unfinished += 1
-            self._spawn(visits.drop(action.domain, action.ready.row, action.reason))
+            crawl = self._crawls[action.ready.row.run]
+            crawl.unfinished += 1
+            self._spawn(self._visits.drop(crawl, action))
         elif isinstance(action, RefuseAside):
-            visits.refuse(action.aside)
+            action.aside.order.refuse(FetchError("robots", url=action.aside.url))
         elif isinstance(action, Bury):
-            self._spawn(visits.bury(action.domain))
+            self._spawn(self._visits.bury(action.domain))
 
     def _lease(self, domain: Domain) -> Lease:
         return self._downloader.lease(domain.name, domain.pace.limit)
@@ -422,11 +414,6 @@ class Session:
         self._next_start = until
         if until is not None and self._pump_at is None:
             self._pump_at = self._loop.call_at(max(until, now), self._pump)
-
-    async def _read(self, window: Window, asked: int) -> None:
-        rows = await self.store.window(window.run, window.domain, asked)
-        self._scheduler.end_read(window, rows, asked, self._clock())
-        self._wake()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -443,70 +430,25 @@ class Session:
 
     def _break(self, error: BaseException) -> None:
         """The store failed, or we did: nothing can go on."""
-        self._broken = self._broken or error
         for end in self._ends.values():
             if not end.done():
                 end.set_exception(error)
         self._cancel_tasks()
 
-    # -- rows that wait, domains nobody works on ------------------------------------------------
-
-    def _wait_until(self, at: float) -> None:
-        """Some row waits until a wall-clock instant."""
-        if self._rows_due is None or at < self._rows_due:
-            self._rows_due = at
-            if self._rows_timer is not None:
-                self._rows_timer.cancel()
-            self._rows_timer = self._loop.call_later(max(0.0, at - time.time()), self._rows_come)
-
-    def _rows_come(self) -> None:
-        self._rows_due = self._rows_timer = None
-        self._spawn(self._wake_rows())
-
-    async def _wake_rows(self) -> None:
-        woken = await self.store.wake(list(self._crawls), time.time())
-        for run, domain in woken.ready:
-            if not self._scheduler.more_in_store(run, domain, self._clock()):
-                self._want_claims()
-        if woken.next_at is not None:
-            self._wait_until(woken.next_at)
-        self._wake()
-
-    def _want_claims(self) -> None:
-        self._claim_again = True
-        if not self._claiming:
-            self._claiming = True
-            self._spawn(self._claim())
-
-    async def _claim(self) -> None:
-        try:
-            while self._claim_again:
-                self._claim_again = False
-                claims = await self.store.claim(
-                    self._worker, list(self._crawls), CLAIM_LIMIT, time.time()
-                )
-                for claim in claims:
-                    self._scheduler.adopt(claim, self._clock())
-                self._claim_again = self._claim_again or len(claims) == CLAIM_LIMIT
-                self._wake()
-        finally:
-            self._claiming = False
+    def _forbids(self, crawl: Crawl, target: Target) -> bool:
+        """robots.txt is known and says no."""
+        if not crawl.settings.robots.obey:
+            return False
+        allowed = self._robots.allowed(target.origin, target.url, crawl.agent, self._clock())
+        return allowed is False
 
     def _pace_for(self, domain: str) -> Pace:
         """The strictest of what the open runs ask for; no pause on this machine's own
         network where the user named the host."""
         wishes = [crawl.settings.for_domain(domain) for crawl in self._crawls.values()]
         wishes = wishes or [self.settings.for_domain(domain)]
-        fixed = [wish.delay for wish in wishes if not isinstance(wish.delay, str)]
-        delay: float | None = max(fixed) if len(fixed) == len(wishes) else None
-        if not fixed and domain in self._named and is_private(domain):
-            delay = 0.0
-        return Pace(
-            limit=min(wish.concurrency for wish in wishes),
-            delay=delay,
-            probes=min(wish.probes for wish in wishes),
-            give_up=min(wish.give_up for wish in wishes),
-        )
+        is_near = domain in self._named and is_private(domain)
+        return Pace.strictest(wishes, is_near=is_near)
 
     # -- heartbeat and patience --------------------------------------------------------------
 
@@ -515,24 +457,22 @@ class Session:
         self._heart = self._loop.call_later(HEARTBEAT_S, self._beat)
         now = self._clock()
         self._clients.sweep(now)
-        if now - self._renewed_at > RENEW_S:
-            self._renewed_at = now
-            self._spawn(self.store.renew(self._worker, time.time()))
+        self._frontier.beat(now)
         if not self._is_busy():
             self._judge_patience(now)
         self._wake()
 
     def _is_busy(self) -> bool:
-        return bool(self._scheduler.on_wire or self._claiming) or any(
+        return bool(self._scheduler.on_wire or self._frontier.is_claiming) or any(
             crawl.unfinished or crawl.seeding or crawl.is_ending for crawl in self._crawls.values()
         )
 
     def _judge_patience(self, now: float) -> None:
         starts = [self._next_start - now] if self._next_start is not None else []
-        if self._rows_due is not None:
-            starts.append(self._rows_due - time.time())
+        if self._frontier.due_at is not None:
+            starts.append(self._frontier.due_at - time.time())
         if not starts:
-            self._want_claims()
+            self._frontier.want_claims()
             for crawl in list(self._crawls.values()):
                 self._settled(crawl)
             return
@@ -545,7 +485,8 @@ class Session:
     async def aclose(self) -> None:
         """Stop what still runs, keep what was done, close everything. Idempotent."""
         self._heart.cancel()
-        for handle in (self._pump_at, self._rows_timer):
+        self._frontier.close()
+        for handle in (self._pump_at, self._force_at):
             if handle is not None:
                 handle.cancel()
         self._cancel_tasks()
@@ -557,15 +498,3 @@ class Session:
         await self._clients.aclose()
         await self.store.aclose()
         sys.setswitchinterval(self._switch_s)
-
-
-ENDINGS = {
-    "finished": RunState.FINISHED,
-    "limit": RunState.FINISHED,
-    "max-time": RunState.FINISHED,
-    "spider": RunState.FINISHED,
-    "waiting": RunState.WAITING,
-    "signal": RunState.INTERRUPTED,
-    "error": RunState.INTERRUPTED,
-}
-"""Run state by reason of ending."""

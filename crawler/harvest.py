@@ -128,9 +128,10 @@ def describe(error: BaseException) -> ErrorRow:
     """An error as a row: its code, its sentence, and the traceback of the user's frames."""
     code = error.code if isinstance(error, SpiderError) else "callback"
     message = str(error) if isinstance(error, SpiderError) else f"{type(error).__name__}: {error}"
+    origin = error.__cause__ if isinstance(error, SpiderError) and error.__cause__ else error
     frames = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)
+        for frame in traceback.extract_tb(origin.__traceback__)
         if not frame.filename.startswith(OURS)
     ]
     detail = "".join(traceback.format_list(frames)) if frames else None

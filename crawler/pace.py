@@ -10,7 +10,14 @@ before the rest it was given, and then one request at a time until an answer com
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from storage import DomainRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crawler.settings import DomainSettings
 
 __all__ = ["Pace"]
 
@@ -66,6 +73,20 @@ class Pace:
         self.ttfb_s: float | None = None
         self.floor_s = 0.0
 
+    @classmethod
+    def strictest(cls, wishes: Sequence[DomainSettings], *, is_near: bool) -> Pace:
+        """What keeps to all of these settings; `is_near`: no learned pause is needed."""
+        fixed = [wish.delay for wish in wishes if not isinstance(wish.delay, str)]
+        delay = max(fixed) if len(fixed) == len(wishes) else None
+        if not fixed and is_near:
+            delay = 0.0
+        return cls(
+            limit=min(wish.concurrency for wish in wishes),
+            delay=delay,
+            probes=min(wish.probes for wish in wishes),
+            give_up=min(wish.give_up for wish in wishes),
+        )
+
     def __repr__(self) -> str:
         return (
             f"<Pace {self.concurrency}/{self.limit} delay={self.delay:.3g}s "
@@ -96,6 +117,10 @@ class Pace:
             old = self.ttfb_s
             self.ttfb_s = ttfb_s if old is None else old + SMOOTHING * (ttfb_s - old)
 
+    def rest(self, now: float, seconds: float) -> None:
+        """Start nothing for a while, through no fault of the domain."""
+        self.next_at = max(self.next_at, now + seconds)
+
     def refused(self, now: float, rest_s: float, code: str) -> None:
         """The domain could not be reached, or asked to be left alone for `rest_s` seconds.
 
@@ -120,11 +145,13 @@ class Pace:
         """Enough has been tried: its queue is to be failed.
 
         Judged by what was tried: a long rest that was asked for is followed by a probe.
+        A domain that answers, if only to be left alone, is given up by time, not by count.
         """
         if not self.failures:
             return False
         allowed = self.probes if self.answered else min(self.probes, NEWCOMER_PROBES)
-        return self.failures >= allowed or self.failed_at - self.failing_since >= self.give_up
+        is_refused = not self.last_code.startswith("http-") and self.failures >= allowed
+        return is_refused or self.failed_at - self.failing_since >= self.give_up
 
     @property
     def state(self) -> str:

@@ -10,11 +10,23 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from storage import RunState
+
 if TYPE_CHECKING:
     from crawler.run import Crawl
-    from storage import RunState
 
-__all__ = ["CrawlResult", "Snapshot"]
+__all__ = ["ENDINGS", "CrawlResult", "Snapshot"]
+
+ENDINGS = {
+    "finished": RunState.FINISHED,
+    "limit": RunState.FINISHED,
+    "max-time": RunState.FINISHED,
+    "spider": RunState.FINISHED,
+    "waiting": RunState.WAITING,
+    "signal": RunState.INTERRUPTED,
+    "error": RunState.INTERRUPTED,
+}
+"""Run state by reason of ending."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,10 @@ from crawler.errors import FetchError
 from crawler.pool import ACCEPT_ENCODING
 from crawler.request import body_bytes, encode
 from crawler.retry import GiveUp, Requeue, Retry
-from crawler.urls import canonicalise, fingerprint
+from crawler.urls import canonicalise, fingerprint, site_of
 from crawler.web.redirects import REDIRECTS, next_hop
 from crawler.web.robots import agent_token
-from storage import Commit, ErrorRow, FetchRow, NewRequest, State
+from storage import Commit, ErrorRow, NewRequest, State
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from crawler.web.redirects import Hop
     from storage import QueuedRequest, RunRow
 
-__all__ = ["Crawl", "CrawlStats", "Links", "Task", "fetch_row"]
+__all__ = ["Crawl", "CrawlStats", "Links", "Task"]
 
 ROW_BYTES = 40
 """What a queued row takes beside its texts, about."""
@@ -96,8 +96,9 @@ class Crawl:
         *,
         hooks: Hooks,
         knows: Callable[[int, bytes], bool],
+        forbids: Callable[[Crawl, Target], bool],
         done_before: int = 0,
-        limit_from: int = 0,
+        is_new_limit: bool = True,
     ) -> None:
         self.spider = spider
         self.settings = settings
@@ -113,10 +114,11 @@ class Crawl:
         self.statuses = frozenset(spider.statuses)
         self.default_table = spider.table or "items"
         self._knows = knows
+        self._forbids = forbids
         self._scope = None if spider.allowed_domains is None else set(spider.allowed_domains)
         self.done_before = done_before
-        """Requests done before this session."""
-        self._limit_from = limit_from
+        """Pages done before this session."""
+        self._counted_before = 0 if is_new_limit else done_before
         self.sink: Callable[[Any], Awaitable[None]] | None = None
         """Gets each item after the commit that stored it."""
         self.seeding = True
@@ -184,7 +186,7 @@ class Crawl:
     @property
     def _counted(self) -> int:
         """Pages that count for the limit: all of the run, or those since it was resumed."""
-        return self.done_before - self._limit_from + self.delivered
+        return self._counted_before + self.delivered
 
     # -- links ----------------------------------------------------------------------------
 
@@ -205,21 +207,31 @@ class Crawl:
                 duplicates += 1
                 continue
             met.add(digest)
-            in_scope = depth == 0 or self.is_in_scope(target.domain)
             row = NewRequest(
                 fingerprint=digest,
-                domain=target.domain,
+                domain=self.queue_of(target),
                 url=target.url,
                 method=request.method,
                 priority=request.priority,
                 depth=depth,
                 not_before=request.not_before,
                 payload=encode(request, target.url),
-                dropped=None if in_scope else "scope",
+                dropped=self._refusal(target, depth=depth),
             )
             size += len(row.url) + len(row.payload or "") + ROW_BYTES
             rows.append(row)
         return Links(tuple(rows), tuple(errors), duplicates, size)
+
+    def queue_of(self, target: Target) -> str:
+        """The domain whose queue, pool and pace a URL belongs to (`domain.group`)."""
+        by_site = self.settings.domain.group == "site"
+        return site_of(target.domain) if by_site else target.domain
+
+    def _refusal(self, target: Target, *, depth: int) -> str | None:
+        """Why a new URL is not accepted, as far as it is known now; None: it is."""
+        if depth and not self.is_in_scope(target.domain):
+            return "scope"
+        return "robots" if self._forbids(self, target) else None
 
     def is_in_scope(self, domain: str) -> bool:
         """No scope, a listed domain, or a subdomain of one."""
@@ -246,9 +258,15 @@ class Crawl:
 
     def judge(self, task: Task, outcome: Outcome, now: float) -> Decision | Hop:
         """What follows from an outcome; a Hop where the page redirects."""
-        attempt = max(task.row.attempts, task.domain.pace.failures) + 1
-        url = task.row.url
-        return self.decide(task.request, url, outcome, attempt=attempt, via=task.via, now=now)
+        return self.decide(
+            task.request,
+            task.row.url,
+            outcome,
+            attempt=task.row.attempts + 1,
+            failures=task.domain.pace.failures,
+            via=task.via,
+            now=now,
+        )
 
     def decide(
         self,
@@ -257,6 +275,7 @@ class Crawl:
         outcome: Outcome,
         *,
         attempt: int,
+        failures: int,
         via: tuple[str, ...],
         now: float,
     ) -> Decision | Hop:
@@ -278,6 +297,7 @@ class Crawl:
         return self.policy_for(request).decide(
             method=request.method,
             attempt=attempt,
+            failures=failures,
             now=now,
             status=status,
             retry_after=outcome.header("retry-after"),
@@ -317,36 +337,37 @@ class Crawl:
             errors=(error,),
         )
 
-    def redirected(self, task: Task, outcome: Outcome, hop: Hop, now: float) -> Commit:
-        """Settled as `redirected`; the target is queued in the same commit."""
-        request = task.request.replace(url=hop.target.url, method=hop.method)
+    def follow(self, request: Request, hop: Hop) -> Request:
+        """The request for a redirect's target; headers travel only within an origin."""
+        request = request.replace(url=hop.target.url, method=hop.method)
         if not hop.keeps_body:
             request = request.replace(body=None, json=None, data=None, files=None)
-        if not hop.keeps_headers:
-            request = request.replace(headers=None)
-        digest = _digest(request, hop.target, None, 0)
+        return request if hop.keeps_headers else request.replace(headers=None)
+
+    def redirected(self, task: Task, outcome: Outcome, hop: Hop, now: float) -> Commit:
+        """Settled as `redirected`; the target is queued in the same commit."""
+        request = self.follow(task.request, hop)
         if not task.row.depth:
             self.admit(hop.target.domain)
-        is_known = self._knows(self.id, digest)
         link = NewRequest(
-            fingerprint=digest,
-            domain=hop.target.domain,
+            fingerprint=_digest(request, hop.target, None, 0),
+            domain=self.queue_of(hop.target),
             url=hop.target.url,
             method=hop.method,
             priority=task.row.priority,
             depth=task.row.depth,
             payload=encode(request, hop.target.url, via=hop.via),
             is_redirect=True,
-            dropped=None if self.is_in_scope(hop.target.domain) else "scope",
+            dropped=self._refusal(hop.target, depth=task.row.depth),
         )
         return self._commit(
             task,
             outcome,
             now,
             "redirect",
-            reason="redirected_known" if is_known else "redirected",
+            reason="redirected",
             attempts=task.row.attempts + 1,
-            links=() if is_known else (link,),
+            links=(link,),
         )
 
     def harvested(self, task: Task, outcome: Outcome, harvest: Harvest, now: float) -> Commit:
@@ -410,28 +431,18 @@ class Crawl:
             epoch=task.epoch,
             request=task.row.id,
             at=now,
-            fetches=(fetch_row(task, outcome, decision),),
+            fetches=(
+                outcome.row(
+                    decision,
+                    started_at=task.started_at,
+                    attempt=task.row.attempts + 1,
+                    wait_s=task.wait_s,
+                    proxy=task.request.proxy,
+                ),
+            ),
             pace=outcome.pace,
             **changes,
         )
-
-
-def fetch_row(task: Task, outcome: Outcome, decision: str) -> FetchRow:
-    """One attempt, for the statistics."""
-    return FetchRow(
-        attempt=task.row.attempts + 1,
-        status=outcome.status,
-        error=outcome.error.code if outcome.error else None,
-        decision=decision,
-        started_at=task.started_at,
-        wait_s=task.wait_s,
-        connect_s=outcome.connect_s,
-        ttfb_s=outcome.ttfb_s,
-        total_s=outcome.total_s,
-        bytes_received=outcome.bytes_received,
-        reused=outcome.reused,
-        proxy=task.request.proxy,
-    )
 
 
 def _digest(request: Request, target: Target, parent: int | None, ordinal: int) -> bytes:

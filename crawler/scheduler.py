@@ -87,8 +87,7 @@ class Scheduler:
 
     `pace_for(domain)` makes the pace of a domain met for the first time; `may_lease`
     tells whether a client can be had for it at once, as far as leases taken go. `clients`
-    bounds the domains on the wire at once, whose leases may be about to be taken; None:
-    `may_lease` alone bounds them.
+    bounds the domains on the wire at once, whose leases may be about to be taken.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class Scheduler:
         pace_for: Callable[[str], Pace],
         may_lease: Callable[[str], bool],
         robots: RobotsCache,
-        clients: int | None = None,
+        clients: int,
     ) -> None:
         self._pace_for = pace_for
         self._may_lease = may_lease
@@ -215,7 +214,7 @@ class Scheduler:
 
         One that does not obey robots.txt goes first: the gate may be waiting for it.
         """
-        domain = self._domain(canonicalise(aside.url).domain)
+        domain = self._domain(aside.domain)
         if aside.obeys_robots:
             domain.asides.append(aside)
         else:
@@ -331,7 +330,7 @@ class Scheduler:
 
     def _may_start(self, domain: Domain) -> bool:
         """A client can be had, those promised to other domains left aside."""
-        is_within = bool(domain.active) or self._clients is None or self._busy < self._clients
+        is_within = bool(domain.active) or self._busy < self._clients
         return is_within and self._may_lease(domain.name)
 
     def _takes_turn(self, domain: Domain, now: float) -> bool:

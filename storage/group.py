@@ -61,6 +61,7 @@ _SETTLE = (
     " attempts = coalesce(v.column5, attempts), finished_at = v.column6"
     " FROM :rows v WHERE req.id = v.column1"
 )
+_TO_KNOWN = "UPDATE req SET reason = 'redirected_known' FROM :rows v WHERE req.id = v.column1"
 _FETCHES = (
     "INSERT INTO fetch_log (run, request, domain, url, attempt, status, error, decision,"
     " started_at, wait_s, connect_s, ttfb_s, total_s, bytes_received, reused, proxy)"
@@ -134,6 +135,7 @@ class GroupWriter:
         live = [page for page in pages if page is not None]
         self._settle(live)
         self._links(live, ledger)
+        self._mark_known_targets(live)
         self._fetches(live, ledger)
         self._items(live, ledger)
         self._log_problems(live, ledger)
@@ -229,6 +231,15 @@ class GroupWriter:
             if own is not None:
                 own.state = page.commit.state
         self._write_links(entries)
+
+    def _mark_known_targets(self, live: list[_Page]) -> None:
+        """A redirect to a URL that the run knew already is settled as such."""
+        rows = [
+            (page.commit.request,)
+            for page in live
+            if page.commit.reason == "redirected" and not any(page.inserted)
+        ]
+        bulk.write(self._connection, _TO_KNOWN, rows)
 
     def _entries(
         self, live: list[_Page], ids: dict[str, int]

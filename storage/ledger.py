@@ -86,6 +86,7 @@ class Ledger:
             self.refuse(place, reason or "dropped")
         else:
             sums[_SETTLED[state]] += 1
+            sums["redirected"] += (reason or "").startswith("redirected")
         if state is State.DONE:
             self.tally((place[0], 0), Tally.PAGES, int(at // 60))
 

@@ -34,6 +34,7 @@ COUNTERS = (
     "queued",
     "waiting",
     "done",
+    "redirected",
     "failed",
     "dropped",
     "requests",
@@ -50,7 +51,8 @@ COUNTERS = (
     "ttfb_s",
     "total_s",
 )
-"""What is counted per run and domain. `queued` includes sent and waiting rows."""
+"""What is counted per run and domain. `queued` includes sent and waiting rows, `done` the
+redirected ones."""
 
 
 class Tally(IntEnum):

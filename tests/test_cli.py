@@ -11,10 +11,10 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import pytest
-from tests.stored_runs import STARTED_AT, write_run
 
 from crawler.cli import COMMANDS, Entry, main
 from storage import RunState
+from tests.stored_runs import STARTED_AT, write_run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -107,8 +107,18 @@ def test_an_answer_ends_the_run_of_failures_but_not_the_rest() -> None:
     assert pace.concurrency == 2
 
 
+def test_a_domain_that_asks_to_be_left_alone_is_given_up_by_time_alone() -> None:
+    pace = a_pace()
+    tried = 0
+    while not pace.is_dead:
+        probe(pace, tried * 100.0, code="http-429")
+        tried += 1
+    assert tried == 37
+    assert pace.give_up == 3600.0
+
+
 def test_a_newcomer_is_dead_after_three_probes_and_a_known_domain_after_eight() -> None:
-    for code, answered, probes in [("dns", False, 3), ("dns", True, 8), ("http-429", False, 8)]:
+    for code, answered, probes in [("dns", False, 3), ("dns", True, 8)]:
         pace = a_pace()
         if answered:
             pace.answered_in(0.1)
@@ -117,6 +127,15 @@ def test_a_newcomer_is_dead_after_three_probes_and_a_known_domain_after_eight() 
             probe(pace, tried * 100.0, code=code)
             tried += 1
         assert tried == probes, code
+
+
+def test_a_domain_that_asks_to_be_left_alone_is_given_up_by_time_and_not_by_count() -> None:
+    pace = a_pace(give_up=3600.0)
+    for n in range(20):
+        probe(pace, n * 100.0, code="http-429")
+    assert (pace.failures, pace.is_dead) == (20, False)
+    probe(pace, 3600.0, code="http-429")
+    assert pace.is_dead
 
 
 def test_a_dead_domain_may_be_buried_at_once() -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
-from tests.pool_server import OK, Peer, Server, polite
-from tests.test_pool_wire import fetch, hang, open_cache
 
 from crawler.errors import FetchError
 from crawler.pool import ClientCache, ClientKey, SocketBudget
 from crawler.pool.budget import open_descriptors
+from tests.pool_server import OK, Peer, Server, polite
+from tests.test_pool_wire import fetch, hang, open_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import uvloop
-from tests.pool_server import OK, Peer, Server
 
 from crawler.errors import FetchError, SettingsError
 from crawler.pool import ClientCache, ClientKey, SocketBudget, TlsProfile, connection_of
+from tests.pool_server import OK, Peer, Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.stored_runs import write_run
 
 from crawler.errors import UsageError
 from crawler.progress import Progress, first_line, logfmt
@@ -19,6 +18,7 @@ from crawler.result import Snapshot
 from crawler.wording import count, duration, plural, printable, share, size
 from storage import RunState
 from storage.reading import Reader
+from tests.stored_runs import write_run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -289,6 +289,9 @@ class PoolClient(httpx.AsyncClient):
         self.transport = transport
         self._no_cookies = _NoCookies()
 
+    def __repr__(self) -> str:
+        return f"<PoolClient over {self.transport!r}>"
+
     @property
     def cookies(self) -> httpx.Cookies:
         """Always empty."""
