@@ -33,13 +33,13 @@ __all__ = ["Harvest", "collect", "describe"]
 
 OURS = str(Path(__file__).parent) + os.sep
 MOST_ERRORS = 20
-"""Error rows kept of one page; the page fails all the same."""
+"""Error rows kept of one page; a last one tells how many more there were."""
 
 
 class Harvest:
     """What one callback gave."""
 
-    __slots__ = ("errors", "items", "requests", "stops", "values")
+    __slots__ = ("errors", "items", "refused", "requests", "stops", "values")
 
     def __init__(self) -> None:
         self.items: list[ItemRow] = []
@@ -47,6 +47,8 @@ class Harvest:
         """The items as the spider made them, after the `on_item` hooks."""
         self.requests: list[Request] = []
         self.errors: list[ErrorRow] = []
+        self.refused = 0
+        """Items that could not become rows."""
         self.stops = False
         """The callback raised StopCrawl."""
 
@@ -85,6 +87,9 @@ async def collect(
         harvest.stops = True
     except Exception as error:
         harvest.errors.append(describe(error))
+    if harvest.refused > MOST_ERRORS:
+        more = f"{harvest.refused - MOST_ERRORS} more items of this page could not be stored"
+        harvest.errors.append(ErrorRow(code=ItemError.code, message=more))
     return harvest
 
 
@@ -99,7 +104,10 @@ async def _take(
         await _take_item(harvest, result, page, on_item, default_table)
     elif isinstance(result, Iterable) and not isinstance(result, str | bytes | Mapping):
         for one in result:
-            await _take(harvest, one, page, on_item, default_table)
+            if type(one) is Request:  # most of what pages give: no coroutine for each
+                harvest.requests.append(one)
+            else:
+                await _take(harvest, one, page, on_item, default_table)
     else:
         raise SpiderError(
             f"a callback gave {type(result).__name__}: {result!r:.80}; "
@@ -120,7 +128,8 @@ async def _take_item(
         harvest.items.append(to_row(value, len(harvest.items), default_table))
         harvest.values.append(value)
     except ItemError as error:
-        if len(harvest.errors) < MOST_ERRORS:
+        harvest.refused += 1
+        if harvest.refused <= MOST_ERRORS:
             harvest.errors.append(describe(error))
 
 

@@ -324,7 +324,7 @@ def test_a_callback_may_fetch_under_the_same_pace_and_robots(tmp_path: Path) -> 
             detail = await self.fetch(Request(page.url + "detail"))
             return {"text": detail.get("title")}
 
-    routes = {"/": page(), "/detail": fail_first(1, 503, then=page(title="more"))}
+    routes: dict[str, Any] = {"/": page(), "/detail": fail_first(1, 503, then=page(title="more"))}
     with Site(routes).threaded() as site:
         Asks.start_urls = [site.url("/")]
         result = crawl_sync(Asks, db=db)

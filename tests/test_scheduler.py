@@ -753,6 +753,7 @@ def test_dispatch_looks_at_the_chosen_domain_and_not_at_all_of_them(domains: int
         pace_for=lambda _: CountingPace(limit=1, delay=100.0, probes=8, give_up=1.0),
         may_lease=lambda _: True,
         robots=RobotsCache(),
+        clients=domains,
     )
     scheduler.open_run(1, obeys_robots=False, agent=AGENT, now=0.0)
     for n in range(domains):
