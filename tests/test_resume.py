@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGES = 1000
-SEEDS = 20_000
-SPIDER = f"""
+SPIDER = """
 from crawler import DomainSettings, Settings, Request, Spider
 
 class Seeds(Spider):
     settings = Settings(domain=DomainSettings(delay=1000), limit=1)
     def start(self):
-        for n in range({SEEDS}):
-            yield Request(f"{{self.site}}seed/{{n}}")
+        for n in range(self.count):
+            yield Request(f"{self.site}seed/{n}")
     site: str
+    count: int = 20_000
     def parse(self, page):
         return None
 """
@@ -161,23 +161,28 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path: Path) -> None
     assert len(rows(tmp_path / "p.db", "select url from page")) == 2
 
 
-def test_kills_while_start_urls_are_stored_lose_none(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("count", "kills"), [(20_000, 3), pytest.param(100_000, 10, marks=pytest.mark.soak)]
+)
+def test_kills_while_start_urls_are_stored_lose_none(
+    count: int, kills: int, site: Site, tmp_path: Path
+) -> None:
     (tmp_path / "seeds.py").write_text(SPIDER)
-    arguments = ["seeds.py", "-a", f"site={site.url('/')}", "--db", "s.db", "-q"]
-    db = tmp_path / "s.db"
+    arguments = ["seeds.py", "-a", f"site={site.url('/')}", "-a", f"count={count}", "-q"]
+    db = tmp_path / "seeds.db"
     chance = random.Random(4)
-    for _ in range(4):
+    for goal in sorted(chance.sample(range(count), kills)):
         process = start(tmp_path, *arguments)
-        goal = chance.randrange(SEEDS * 3 // 4)
         until(lambda goal=goal: queued(db) >= goal, process)
         process.kill()
         finish(process)
-    until_seeded = start(tmp_path, *arguments)
-    until(lambda: bool(rows(db, "select 1 from runs where seeded_at is not null")), until_seeded)
-    until_seeded.kill()
-    finish(until_seeded)
+        assert rows(db, "select 1 from runs where seeded_at is not null") == []
+    process = start(tmp_path, *arguments)
+    until(lambda: bool(rows(db, "select 1 from runs where seeded_at is not null")), process, 60)
+    process.kill()
+    finish(process)
     seen = rows(db, "select count(*), count(distinct url) from requests")
-    assert seen == [(SEEDS, SEEDS)]
+    assert seen == [(count, count)]
     assert rows(db, "select count(*) from runs") == [(1,)]
 
 
