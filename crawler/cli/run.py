@@ -15,7 +15,9 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,13 +33,13 @@ from crawler.loading import code_hash, find
 from crawler.progress import Progress, first_line
 from crawler.report import render, summarise
 from crawler.settings import Layer, Settings, environment_layer, file_layers, flag_layer, resolve
-from crawler.urls import canonicalise
+from crawler.urls import canonicalise, is_private
 from crawler.wording import duration, plural
 from storage import RunState
 from storage.reading import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from crawler.result import CrawlResult
     from crawler.run import Crawl
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "command", "run_plans"]
 
 PROGRESS_S = 0.5
+STARTS_LOOKED_AT = 1_000
+"""Start URLs by which the expected rate is told."""
 EXIT_AT_ONCE = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -73,6 +77,8 @@ class UrlFile:
         self.column = column if colon else None
         if name != "-" and not Path(name).is_file():
             raise UsageError(f"no file `{name}` with URLs", hint="--urls FILE, FILE:COLUMN or -")
+        if name != "-" and self.column is not None:
+            next(iter(self), None)
 
     def __repr__(self) -> str:
         return f"<UrlFile {self.name}{':' + self.column if self.column else ''}>"
@@ -333,12 +339,17 @@ def _say(text: str) -> None:
 
 
 def _opening(plan: Plan, crawl: Crawl, db: Path, row: RunRow | None) -> str:
+    given = plan.spider.start_urls
+    starts = islice(given, STARTS_LOOKED_AT) if isinstance(given, Sequence) else ()
+    domains = {canonicalise(url).domain for url in starts if url.startswith("http")}
     domain = plan.settings.domain
+    is_near = bool(domains) and all(is_private(name) for name in domains)
     return first_line(
         run=crawl.row.name,
         database=str(db),
-        delay=domain.delay,
+        delay=0.0 if domain.delay == "auto" and is_near else domain.delay,
         concurrency=domain.concurrency,
+        domains=max(1, len(domains)),
         done=crawl.done_before,
         queued=crawl.queued,
         goes_on=row is not None,
