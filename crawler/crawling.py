@@ -38,9 +38,10 @@ async def crawl(
     session: Session | None = None,
     **arguments: Any,
 ) -> CrawlResult:
-    """Run a spider to its end, as a new run; its items are in `result.items`.
+    """Run a spider to its end, as a new run.
 
-    `db` None keeps everything in memory. `settings` go over the spider's own. Several
+    `db` None keeps everything in memory, with the items in `result.items`; a file has
+    them in its tables. `settings` go over the spider's own. Several
     crawls at once share domains' pace when they share a `session`. Raises SpiderLoadError
     for wrong arguments, StorageError for an unusable database.
     """
@@ -49,7 +50,8 @@ async def crawl(
     opened = session or await Session.open(db, own)
     try:
         running = await opened.begin(made, settings=own)
-        running.sink = _keeper(running)
+        if db is None and session is None:
+            running.sink = _keeper(running)
         return await opened.ended(running)
     finally:
         if session is None:

@@ -26,6 +26,8 @@ __all__ = ["Frontier"]
 
 CLAIM_LIMIT = 1_000
 RENEW_S = 20.0
+KEPT_DOMAINS = 4_096
+"""Domains kept in memory though nothing of theirs is queued."""
 
 
 class Frontier:
@@ -95,11 +97,23 @@ class Frontier:
         if now - self._renewed_at > RENEW_S:
             self._renewed_at = now
             self._spawn(self._store.renew(self._worker, time.time()))
+            self._forget_idle(now)
 
     def close(self) -> None:
         """Wake nothing more."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def _forget_idle(self, now: float) -> None:
+        """Give up domains beyond KEPT_DOMAINS whose pace needs no memory."""
+        domains = list(self._scheduler.domains())
+        surplus = len(domains) - KEPT_DOMAINS
+        idle = [d for d in domains if d.is_idle and not d.pace.failures and d.pace.next_at <= now]
+        given_up = idle[: max(0, surplus)]
+        for domain in given_up:
+            self._scheduler.forget(domain)
+        if given_up:
+            self._spawn(self._store.release(self._worker, [d.name for d in given_up]))
 
     async def _read(self, window: Window, asked: int) -> None:
         rows = await self._store.window(window.run, window.domain, asked)

@@ -95,7 +95,7 @@ class Summary:
     failures: tuple[Failure, ...] = ()
     """Most frequent code first."""
     drops: tuple[tuple[str, int], ...] = ()
-    """Dropped URLs by reason, as far as rows of them are kept."""
+    """Dropped URLs by reason."""
     statuses: tuple[tuple[str, int], ...] = ()
     """Answers by class of status: 2xx, 3xx, 4xx, 5xx."""
     domains: int = 0
@@ -131,12 +131,10 @@ def summarise(source: Source, run: str) -> Summary:
         failures=_failures(source, run),
         drops=_pairs(
             source,
-            "SELECT reason, count(*) FROM requests WHERE run = ? AND state = 'dropped'"
+            "SELECT reason, sum(count) FROM v_drops WHERE run = ?"
             " GROUP BY reason ORDER BY 2 DESC, 1",
             run,
-        )
-        if facts["dropped"]
-        else (),
+        ),
         best_minute=_one(
             source, "SELECT coalesce(max(pages), 0) FROM v_throughput WHERE run = ?", run
         ),

@@ -78,7 +78,7 @@ class CrawlResult:
     """What broke `start()`; None: nothing did."""
     detail: str | None = None
     """The user's frames of its traceback."""
-    items: list[Any] = field(default_factory=list)
+    items: list[Any] = field(default_factory=list, repr=False)
     """The items as the spider made them, where they were asked to be kept."""
 
     @classmethod

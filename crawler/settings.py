@@ -150,8 +150,6 @@ class PoolSettings(SettingsGroup):
     """Sockets open at once over all domains; None: from the descriptor limit, at most 1,024."""
     keepalive: Seconds = 15.0
     """Seconds an idle connection is kept for reuse; 0: each is closed after one request."""
-    transport: Literal["httpcore"] = "httpcore"
-    """The engine below the HTTP clients."""
 
 
 class TimeoutSettings(SettingsGroup):

@@ -60,7 +60,7 @@ class Spider(Plugin):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "name" not in vars(cls):
-            cls.name = cls.__name__.lower()
+            cls.name = cls.__name__.lower().lstrip("_")
         if not isinstance(cls.name, str) or not _NAME(cls.name):
             raise SpiderLoadError(
                 f"{cls.__name__}: `{cls.name}` cannot be the name of a spider",

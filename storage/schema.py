@@ -287,6 +287,13 @@ VIEWS = (
     ),
     Definition(
         "VIEW",
+        "v_drops",
+        "AS SELECT run.name AS run, domain.name AS domain, t.code AS reason, t.n AS count"
+        " FROM tally t JOIN run ON run.id = t.run JOIN domain ON domain.id = t.domain"
+        f" WHERE t.kind = {Tally.DROP:d}",
+    ),
+    Definition(
+        "VIEW",
         "v_throughput",
         "AS SELECT run.name AS run, t.code * 60 AS minute_at,"
         f" sum(CASE t.kind WHEN {Tally.PAGES:d} THEN t.n ELSE 0 END) AS pages,"

@@ -24,6 +24,7 @@ import pkgutil
 import re
 import shlex
 import sys
+import tomllib
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from crawler.cli import main
-from crawler.settings import vocabulary
+from crawler.settings import Settings, flag_layer, resolve, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +68,7 @@ _FILE = re.compile(r"# (\w+\.py)\n")
 
 
 def blocks(document: Path) -> list[Block]:
-    text = document.read_text()
+    text = document.read_text("utf-8")
     return [
         Block(found[1], text.count("\n", 0, found.start()) + 1, found[2])
         for found in _FENCE.finditer(text)
@@ -126,7 +127,7 @@ def run(argv: list[str]) -> str:
 
 def run_python(block: Block, text: str) -> None:
     if found := _FILE.match(text):
-        Path(found[1]).write_text(text)
+        Path(found[1]).write_text(text, "utf-8")
         importlib.invalidate_caches()
         importlib.import_module(Path(found[1]).stem)
         return
@@ -147,7 +148,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @EVERY
 def test_what_a_document_shows_is_what_happens(
-    document: Path, folder: Path, bookshop: Bookshop, capsys: pytest.CaptureFixture[str]
+    document: Path, folder: Path, bookshop: Bookshop
 ) -> None:
     here = bookshop.start_url.removeprefix("http://").rstrip("/")
     for block in blocks(document):
@@ -187,7 +188,7 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def prose(document: Path) -> str:
-    return _FENCE.sub("", document.read_text())
+    return _FENCE.sub("", document.read_text("utf-8"))
 
 
 def anchors(document: Path) -> set[str]:
@@ -232,7 +233,7 @@ def test_links_inside_the_project_lead_somewhere(document: Path) -> None:
 
 @EVERY
 def test_make_targets_in_a_document_exist(document: Path) -> None:
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     told = set(re.findall(r"\bmake (\w+)$", "\n".join(b.text for b in blocks(document)), re.M))
     told |= {name[5:] for name in _CODE.findall(prose(document)) if re.fullmatch(r"make \w+", name)}
     assert told <= targets
@@ -240,15 +241,12 @@ def test_make_targets_in_a_document_exist(document: Path) -> None:
 
 @EVERY
 def test_a_document_holds_no_path_of_a_machine(document: Path) -> None:
-    assert re.findall(r"/(?:home|root|tmp|Users|work)\b\S*", document.read_text()) == []
+    assert re.findall(r"/(?:home|root|tmp|Users|work)\b\S*", document.read_text("utf-8")) == []
 
 
-def test_the_readme_says_how_dependencies_come() -> None:
-    """Each dependency has its reason in docs/decisions.md, with the bound it has here."""
-    import tomllib
-
-    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    told = (ROOT / "docs" / "decisions.md").read_text()
+def test_every_dependency_has_its_reason() -> None:
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    told = (ROOT / "docs" / "decisions.md").read_text("utf-8")
     wanted = [each.partition(";")[0].strip() for each in table["dependencies"]]
     assert [each for each in wanted if f"`{each}`" not in told] == []
 
@@ -293,16 +291,16 @@ def _told(field: Field) -> str:
 
 
 def test_the_settings_document_is_what_the_vocabulary_says() -> None:
-    assert SETTINGS.read_text() == settings_text(), "python -m tests.test_docs writes it anew"
+    assert SETTINGS.read_text("utf-8") == settings_text(), (
+        "python -m tests.test_docs writes it anew"
+    )
 
 
 def test_defaults_in_the_settings_document_can_be_set_as_they_are_written() -> None:
-    from crawler.settings import Settings, flag_layer, resolve
-
     rows = [(field.key, _told(field)) for field in vocabulary()]
     given = [f"{key}={told}" for key, told in rows if told != "none"]
     assert resolve([flag_layer(given)]) == Settings()
 
 
 if __name__ == "__main__":
-    SETTINGS.write_text(settings_text())
+    SETTINGS.write_text(settings_text(), "utf-8")

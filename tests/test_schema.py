@@ -44,6 +44,7 @@ PUBLIC = {
     " clients_peak evictions ended_by",
     "v_domains": "run domain state queued done failed bytes_received retries errors items s2xx"
     " s3xx s4xx s5xx mean_ttfb_s",
+    "v_drops": "run domain reason count",
     "v_errors": "run domain code count last_at message url",
     "v_queue": "run domain queued waiting next_at",
     "v_pools": "run domain concurrency connections requests new_connections"
