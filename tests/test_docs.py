@@ -33,6 +33,7 @@ import pytest
 
 from crawler.cli import main
 from crawler.settings import Settings, flag_layer, resolve, vocabulary
+from storage.schema import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -249,6 +250,20 @@ def test_every_dependency_has_its_reason() -> None:
     told = (ROOT / "docs" / "decisions.md").read_text("utf-8")
     wanted = [each.partition(";")[0].strip() for each in table["dependencies"]]
     assert [each for each in wanted if f"`{each}`" not in told] == []
+
+
+def test_every_public_view_is_named_in_the_architecture() -> None:
+    told = set(_CODE.findall(prose(ROOT / "docs" / "architecture.md")))
+    assert {view.name for view in VIEWS} <= told
+
+
+def test_the_table_of_figures_can_be_found() -> None:
+    before, _, rest = (ROOT / "README.md").read_text("utf-8").partition("<!-- figures -->\n")
+    table, mark, _ = rest.partition("<!-- /figures -->\n")
+    assert before.endswith("\n")
+    assert mark
+    for peer in ("ours", "httpx loop", "aiohttp loop", "Scrapy", "Crawlee"):
+        assert re.search(rf"^\| {peer}\b", table, re.MULTILINE), peer
 
 
 # -- settings ------------------------------------------------------------------------------------
