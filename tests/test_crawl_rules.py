@@ -32,7 +32,7 @@ def test_links_out_of_scope_are_dropped_rows_and_a_start_urls_redirect_widens_it
     db = tmp_path / "x.db"
 
     class Scoped(Walk):
-        allowed_domains = ()
+        allowed_domains: Any = ()
 
     with Site({"/": page("/a")}, addresses=3).threaded() as site:
         site.add("/", Reply.redirect(site.url("/in", 1)), at=0)
