@@ -150,7 +150,10 @@ def _chosen(name: str, known: Listing, folder: Path) -> type[Spider]:
     elif known.broken:
         hint = f"{known.broken[0].told()}; is it in there?"
     else:
+        is_host = "." in name or ":" in name
         hint = f"`crawler list`, or give a file: `crawler run path/to/{name}.py`"
+        if is_host:
+            hint = f"for a URL give the scheme: crawler run pages http://{name}"
     raise SpiderLoadError(message, hint=hint)
 
 

@@ -9,7 +9,7 @@ time; text from the web never reaches a terminal unescaped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from crawler.errors import CODES, UsageError
@@ -52,6 +52,13 @@ class Failure:
     """The domain with most of them; empty: none."""
     message: str
     """The latest; empty: none is kept."""
+    detail: str = ""
+    """The user's frames of the latest one's traceback; empty: it has none."""
+
+    @property
+    def cause(self) -> str:
+        """What lies below a code that only says that a domain was given up; else empty."""
+        return self.message.partition(":")[0] if self.code == "domain-unreachable" else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +81,10 @@ class Summary:
     ended_by: str
     """Why the last session stopped; empty: it runs, or nobody knows."""
     seconds: float
+    pages: int
+    """Delivered; redirects are not among them."""
     done: int
+    """Requests done, redirects included."""
     queued: int
     failed: int
     dropped: int
@@ -182,8 +192,9 @@ def _failures(source: Source, run: str) -> tuple[Failure, ...]:
     found: dict[str, Failure] = {}
     rows = _records(
         source,
-        "SELECT code, count, coalesce(domain, '') AS domain, coalesce(message, '') AS message"
-        " FROM v_errors WHERE run = ? ORDER BY count DESC, code, domain",
+        "SELECT code, count, coalesce(domain, '') AS domain, coalesce(message, '') AS message,"
+        " coalesce(detail, '') AS detail FROM v_errors WHERE run = ?"
+        " ORDER BY count DESC, code, domain",
         run,
     )
     for row in rows:
@@ -191,12 +202,7 @@ def _failures(source: Source, run: str) -> tuple[Failure, ...]:
         if first is None:
             found[row["code"]] = Failure(**row)
         else:
-            found[row["code"]] = Failure(
-                code=first.code,
-                count=first.count + row["count"],
-                domain=first.domain,
-                message=first.message,
-            )
+            found[row["code"]] = replace(first, count=first.count + row["count"])
     return tuple(sorted(found.values(), key=lambda failure: (-failure.count, failure.code)))
 
 
@@ -251,7 +257,7 @@ def diagnose(summary: Summary) -> str:
     if worst and summary.failed and summary.failed * 10 >= settled:
         advice = CODES[worst.code].hint if worst.code in CODES else "see v_errors"
         return f"{share(summary.failed / settled)} failed, most with {worst.code}: {advice}."
-    if summary.done and not summary.items and settled > 1:
+    if summary.pages > 1 and not summary.items and summary.ended_by != "limit":
         return "Pages came, but no items: do the selectors still match?"
     if summary.evictions > summary.domains and summary.requests > 4 * summary.domains:
         return "Clients were evicted and made again: raise pool.clients."
@@ -273,7 +279,7 @@ def _pace_sentence(summary: Summary) -> str:
 def _headline(summary: Summary, database: str) -> str:
     ended = f" ({summary.ended_by})" if summary.ended_by not in ("", summary.state) else ""
     verb = "runs since" if summary.state == "running" else f"{summary.state}{ended} after"
-    facts = [plural(summary.done, "page"), plural(summary.items, "item")]
+    facts = [plural(summary.pages, "page"), plural(summary.items, "item")]
     if database:
         facts.insert(0, database)
     return f"{summary.run} {verb} {duration(summary.seconds)}: {' · '.join(facts)}"
@@ -281,25 +287,29 @@ def _headline(summary: Summary, database: str) -> str:
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     """Label and text of each line; lines without text are left out."""
-    rate = summary.done / summary.seconds if summary.seconds > 0 else 0.0
+    rate = summary.pages / summary.seconds if summary.seconds > 0 else 0.0
     best = (
         f", {summary.best_minute / 60:.1f}/s in the best minute" if summary.seconds >= 120 else ""
     )
-    pages = [f"{count(summary.done)} at {rate:.1f}/s{best}", *_named(summary.statuses)]
-    errors = [f"{failure.code} {count(failure.count)}" for failure in summary.failures[:6]]
-    retries = [count(summary.retries)] if summary.retries else []
+    errors = [_failure(failure) for failure in summary.failures[:6]]
     return [
-        ("pages", " · ".join(pages)),
+        ("pages", f"{count(summary.pages)} at {rate:.1f}/s{best}"),
+        ("answers", " · ".join(_named(summary.statuses))),
         ("queue", f"{plural(summary.queued, 'URL')} to go" if summary.queued else ""),
         ("items", " · ".join(_named(summary.tables))),
         ("failed", plural(summary.failed, "URL") if summary.failed else ""),
         ("errors", " · ".join(errors)),
-        ("retries", " · ".join(retries)),
+        ("retries", count(summary.retries) if summary.retries else ""),
         ("dropped", _led(summary.dropped, summary.drops)),
         ("latency", _latency(summary)),
         ("pools", _pools(summary)),
         ("traffic", f"{size(summary.bytes_received)} down" if summary.bytes_received else ""),
     ]
+
+
+def _failure(failure: Failure) -> str:
+    cause = f" ({failure.cause})" if failure.cause else ""
+    return f"{failure.code} {count(failure.count)}{cause}"
 
 
 def _latency(summary: Summary) -> str:
@@ -332,7 +342,9 @@ def _next(summary: Summary, database: str) -> list[str]:
     db = "" if database == f"{summary.spider}.db" else file
     commands = []
     if summary.state in GOES_ON and summary.state != "running":
-        commands.append(f"crawler run {summary.spider}{db}")
+        commands.append("the same `crawler run` again goes on")
+    elif summary.queued and summary.state == "finished":
+        commands.append("the same `crawler run` with --resume goes on")
     if summary.errors or summary.failed:
         commands.append(f'crawler sql "select * from v_errors"{file}')
     for table, _ in summary.tables[:1]:

@@ -61,6 +61,8 @@ class CrawlResult:
     """finished, limit, max-time, spider, waiting, signal or error."""
     delivered: int
     """Pages given to callbacks."""
+    done_before: int
+    """Pages of the run before this session."""
     failed: int
     """Requests given up."""
     errors: int
@@ -90,6 +92,7 @@ class CrawlResult:
             state=state,
             ended_by=reason,
             delivered=crawl.delivered,
+            done_before=crawl.done_before,
             failed=crawl.failed,
             errors=crawl.errors,
             stored=crawl.items,
@@ -110,6 +113,6 @@ class CrawlResult:
             return 1
         if self.ended_by == "signal":
             return 128 + (self.signal or signal.SIGINT)
-        if not self.delivered and self.failed:
+        if not self.delivered and not self.done_before and self.ended_by == "finished":
             return 3
         return 1 if self.errors and not self.stored else 0

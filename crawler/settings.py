@@ -191,7 +191,7 @@ class TlsSettings(SettingsGroup):
     verify: bool = True
     """Whether certificates are checked; false: anybody may pose as the site."""
     ca_file: Text | None = None
-    """File with the authorities to trust (PEM); None: those of the system or of certifi."""
+    """File with the authorities to trust (PEM); None: Mozilla's, as certifi ships them."""
 
 
 class Settings(SettingsGroup):

@@ -12,7 +12,7 @@ import os
 
 from storage.store import StorageError
 
-__all__ = ["FileLock"]
+__all__ = ["FileLock", "is_held"]
 
 
 class FileLock:
@@ -58,6 +58,21 @@ class FileLock:
             os.unlink(self._path)
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def is_held(database: str) -> bool:
+    """Whether a living process has the database locked. Changes nothing."""
+    try:
+        descriptor = os.open(f"{database}-lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _is_same_file(descriptor: int, path: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage import bulk, jobs, schema
+from storage.lock import is_held
 from storage.schema import COUNTERS
 from storage.store import StorageError
 from storage.tables import quote
@@ -40,7 +41,10 @@ class Reader:
         self._query_s = query_s
         if not Path(path).is_file():
             raise StorageError(f"there is no database {path}", hint="crawler run SPIDER makes one")
-        self._connection = connect_read_only(self.path)
+        self.is_in_use = is_held(self.path)
+        """A crawl had the database open when the reader was made."""
+        is_whole = not self.is_in_use and not Path(f"{self.path}-wal").exists()
+        self._connection = connect_read_only(self.path, is_whole=is_whole)
 
     def __repr__(self) -> str:
         return f"<Reader {self.path}>"
@@ -99,9 +103,12 @@ class Reader:
         self._connection.close()
 
 
-def connect_read_only(path: str) -> sqlite3.Connection:
-    """A connection that cannot write. Raises StorageError when the file is not ours."""
-    uri = f"{Path(path).absolute().as_uri()}?mode=ro"
+def connect_read_only(path: str, *, is_whole: bool = False) -> sqlite3.Connection:
+    """A connection that cannot write. Raises StorageError when the file is not ours.
+
+    `is_whole`: nobody writes it and no log lies beside it; then none is made either.
+    """
+    uri = f"{Path(path).absolute().as_uri()}?mode=ro{'&immutable=1' if is_whole else ''}"
     try:
         connection = sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0

@@ -219,12 +219,22 @@ VIEWS = (
         + ", ".join(
             f"coalesce(s.{name}, 0) AS {name}"
             for name in (
-                *("queued", "done", "failed", "dropped", "requests", "retries", "errors"),
+                *(
+                    "queued",
+                    "done",
+                    "redirected",
+                    "failed",
+                    "dropped",
+                    "requests",
+                    "retries",
+                    "errors",
+                ),
                 *("items", "duplicates", "bytes_received"),
                 *("new_connections", "reused_connections"),
             )
         )
-        + f", coalesce({_REUSE.format('s.')}, 0.0) AS reuse,"
+        + ", coalesce(s.done - s.redirected, 0) AS pages"
+        f", coalesce({_REUSE.format('s.')}, 0.0) AS reuse,"
         " json_extract(r.stats, '$.clients_peak') AS clients_peak,"
         " json_extract(r.stats, '$.evictions') AS evictions, r.ended_by FROM run r"
         f" LEFT JOIN (SELECT run, {_SUMS} FROM run_domain GROUP BY run) s ON s.run = r.id",
@@ -246,7 +256,7 @@ VIEWS = (
         "VIEW",
         "v_errors",
         "AS SELECT run.name AS run, domain.name AS domain, t.code, t.n AS count,"
-        " p.at AS last_at, p.message, q.url FROM tally t JOIN run ON run.id = t.run"
+        " p.at AS last_at, p.message, p.detail, q.url FROM tally t JOIN run ON run.id = t.run"
         " LEFT JOIN domain ON domain.id = t.domain"
         " LEFT JOIN problem p ON p.id = (SELECT max(id) FROM problem"
         " WHERE run = t.run AND domain = t.domain AND code = t.code)"

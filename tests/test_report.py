@@ -53,7 +53,8 @@ def test_a_summary_reads_as_text_with_the_next_commands(tmp_path: Path) -> None:
     text = render(summary_of(file, "books-1"), "books.db")
     assert text.splitlines() == [
         "books-1 finished after 10.0 s: books.db · 30 pages · 30 items",
-        "  pages     30 at 3.0/s · 2xx 30 · 4xx 2",
+        "  pages     30 at 3.0/s",
+        "  answers   2xx 30 · 4xx 2",
         "  items     book 30",
         "  failed    2 URLs",
         "  errors    http-404 2",
@@ -74,7 +75,7 @@ def test_an_interrupted_run_is_told_how_to_go_on(tmp_path: Path) -> None:
     text = render(summary_of(file, "books-1"), "other.db")
     assert text.startswith("books-1 interrupted (signal) after 10.0 s")
     assert "5 URLs to go" in text
-    assert "crawler run books --db other.db" in text
+    assert "Next: the same `crawler run` again goes on" in text
 
 
 def test_a_summary_is_of_one_run_only(tmp_path: Path) -> None:
@@ -99,6 +100,7 @@ CALM = Summary(
     state="finished",
     ended_by="finished",
     seconds=100.0,
+    pages=100,
     done=100,
     queued=0,
     failed=0,
@@ -122,7 +124,7 @@ CALM = Summary(
     ("changes", "words"),
     [
         ({}, ""),
-        ({"done": 0, "requests": 0, "items": 0, "seconds": 0.0}, ""),
+        ({"done": 0, "pages": 0, "requests": 0, "items": 0, "seconds": 0.0}, ""),
         ({"state": "waiting", "queued": 3, "waits_for": ("a.test", 9.0)}, "3 URLs wait"),
         ({"done": 0, "items": 0, "unreachable": ("a.test",)}, "a.test could not be reached"),
         ({"items": 0}, "no items"),

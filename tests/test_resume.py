@@ -152,6 +152,8 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path: Path) -> None
         said = ""
         while "stopping" not in said:
             said += process.stderr.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.4)  # the same signal twice at once counts as one
         process.send_signal(signal.SIGINT)
         code, _ = finish(process, 5)
         assert code == 130

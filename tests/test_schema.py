@@ -231,6 +231,7 @@ def test_statistics_add_up(database: Path) -> None:
             "count": 1,
             "last_at": NOW + 60,
             "message": "boom",
+            "detail": "line 1",
             "url": "http://a.test/2",
         }
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -30,11 +32,12 @@ def command(db: str, seed: int, fresh: bool) -> int:
         settings = resolve([Layer("spider", spider.settings.given())])
         plan = Plan(spider, settings, spider.canonical_arguments(), "")
         (result,) = run_plans([plan], path, how="fresh")
+    program = "crawler" if shutil.which("crawler") else sys.argv[0]
     click.echo(
         f"Three things to try:\n"
-        f"  crawler sql --db {db} 'select title, price from book order by price desc limit 5'\n"
-        f"  crawler sql --db {db} 'select * from v_domains'\n"
-        f"  crawler export --db {db} --table book -o books.csv",
+        f"  {program} sql --db {db} 'select title, price from book order by price desc limit 5'\n"
+        f"  {program} sql --db {db} 'select domain, requests, reuse from v_pools'\n"
+        f"  {program} export --db {db} --table book -o books.csv",
         err=True,
     )
     return result.exit_code

@@ -26,6 +26,8 @@ def command(target: str | None, db: str | None, as_json: bool) -> None:
         raise UsageError(f"{place.file} has no run yet", hint="`crawler run SPIDER`")
     with Reader(place.file) as reader:
         summary = summarise(reader, place.run)
+        if summary.state == "running" and not reader.is_in_use:
+            summary = dataclasses.replace(summary, state="interrupted", ended_by="crash")
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(summary), indent=2, ensure_ascii=False))
     else:

@@ -15,6 +15,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -33,6 +34,7 @@ from crawler.loading import code_hash, find
 from crawler.progress import Progress, first_line
 from crawler.report import render, summarise
 from crawler.settings import Layer, Settings, environment_layer, file_layers, flag_layer, resolve
+from crawler.spider import Spider
 from crawler.urls import canonicalise, is_private
 from crawler.wording import duration, plural
 from storage import RunState
@@ -43,12 +45,14 @@ if TYPE_CHECKING:
 
     from crawler.result import CrawlResult
     from crawler.run import Crawl
-    from crawler.spider import Spider
     from storage import RunRow
 
 __all__ = ["Plan", "command", "run_plans"]
 
 PROGRESS_S = 0.5
+MOST_TRACEBACKS = 3
+SAME_SIGNAL_S = 0.3
+"""A signal that comes twice within this was sent once, to the process and to its group."""
 STARTS_LOOKED_AT = 1_000
 """Start URLs by which the expected rate is told."""
 EXIT_AT_ONCE = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -174,6 +178,10 @@ def _plan(
     if urls is not None:
         spider.start_urls = UrlFile(urls)
         identity["urls"] = urls
+    if type(spider).start is Spider.start and spider.start_urls in ((), []):
+        raise UsageError(
+            f"spider {spider.name} has no start URL", hint=f"crawler run {name} https://…"
+        )
     layers = [
         *file_layers(Path()),
         Layer("spider", spider.settings.given()),
@@ -285,16 +293,20 @@ class _Signals:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.caught: signal.Signals | None = None
+        self._at = 0.0
 
     def __repr__(self) -> str:
         return f"<_Signals {self.caught.name if self.caught else 'none'} caught>"
 
     def catch(self, number: signal.Signals) -> None:
         """A signal has come."""
+        now = time.monotonic()
+        if self.caught is not None and now - self._at < SAME_SIGNAL_S:
+            return
         if self.caught is not None:
             _say("\nstopped at once; what was not yet stored will be fetched again")
             os._exit(EXIT_AT_ONCE[number])
-        self.caught = number
+        self.caught, self._at = number, now
         _say("\nstopping: requests under way may end; once more stops at once")
         self._session.stop()
 
@@ -358,17 +370,21 @@ def _opening(plan: Plan, crawl: Crawl, db: Path, row: RunRow | None) -> str:
 
 def _conclude(db: Path, plans: Sequence[Plan], results: Sequence[CrawlResult]) -> None:
     with Reader(db) as reader:
-        for result in results:
-            _say(render(summarise(reader, result.run), str(db)))
-    for plan, result in zip(plans, results, strict=True):
-        if result.message is not None:
-            _say(f"error: {plan.spider.name}.start(): {result.message}")
-            _say(result.detail or "")
-        if result.waits_s is not None:
-            _say(f"nothing can start for {duration(result.waits_s)}; run it again then, or --wait")
-        if result.state is RunState.INTERRUPTED:
-            left = plural(result.queued, "URL")
-            _say(f"{result.run} stopped; {left} kept. Run the same command again to go on.")
+        for plan, result in zip(plans, results, strict=True):
+            summary = summarise(reader, result.run)
+            for failure in [each for each in summary.failures if each.detail][:MOST_TRACEBACKS]:
+                _say(f"{failure.code} ×{failure.count}, last: {failure.message}")
+                _say(failure.detail.rstrip())
+            if result.message is not None:
+                _say(f"error: {plan.spider.name}: {result.message}")
+                _say((result.detail or "").rstrip())
+            _say(render(summary, str(db)))
+            if result.waits_s is not None:
+                wait = duration(result.waits_s)
+                _say(f"nothing can start for {wait}: run it again then, or stay with --wait")
+            if result.ended_by == "signal":
+                left = plural(result.queued, "URL")
+                _say(f"{result.run} stopped; {left} kept. Run the same command again to go on.")
 
 
 def _sink(output: str | None) -> Path | None:

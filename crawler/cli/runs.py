@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from crawler.cli.output import write_rows
 from crawler.cli.places import db_option, locate, target_argument
 from crawler.wording import duration
 from storage.reading import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["command"]
 
@@ -27,6 +31,8 @@ def command(target: str | None, db: str | None, as_json: bool) -> None:
     columns = "*" if as_json else ", ".join(_COLUMNS)
     with Reader(place.file) as reader:
         names, rows = reader.query(f"SELECT {columns} FROM v_runs ORDER BY started_at DESC, id")
+        if not reader.is_in_use:
+            rows = [_dead(names, row) for row in rows]
     if as_json:
         write_rows(sys.stdout, names, rows, "json")
         return
@@ -34,6 +40,14 @@ def command(target: str | None, db: str | None, as_json: bool) -> None:
     write_rows(
         sys.stdout, names, [_told(dict(zip(names, row, strict=True))) for row in rows], "table"
     )
+
+
+def _dead(names: Sequence[str], row: Sequence[object]) -> tuple[object, ...]:
+    """A row of a database that nobody has open: a run that says it runs has crashed."""
+    if row[names.index("state")] != "running":
+        return tuple(row)
+    marks = {"state": "interrupted", "ended_by": "crash"}
+    return tuple(marks.get(name, value) for name, value in zip(names, row, strict=True))
 
 
 def _told(run: dict[str, object]) -> list[object]:
