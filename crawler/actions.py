@@ -78,7 +78,8 @@ class Drop(NamedTuple):
 
 
 class Bury(NamedTuple):
-    """Fail all that is queued for this domain: it has been given up. No slot is taken."""
+    """Fail all that is queued for this domain: it has been given up. No slot is taken; its
+    gate is closed until `open_gate`."""
 
     domain: Domain
 
@@ -126,7 +127,7 @@ class Domain:
         self.asides: deque[Aside] = deque()
         self.windows: dict[int, Window] = {}
         self.gate = False
-        """A robots action is under way."""
+        """A robots action, or a burial, is under way."""
         self.in_line = False
         self.turn = FIRST_TURN // 2
         self.turn_left = 0

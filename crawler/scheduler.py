@@ -269,7 +269,7 @@ class Scheduler:
         self._place(domain, now)
 
     def open_gate(self, domain: Domain, now: float) -> None:
-        """The robots action of a domain has ended, with or without a verdict."""
+        """A domain's robots action, with or without a verdict, or its burial has ended."""
         domain.gate = False
         self._place(domain, now)
 
@@ -321,6 +321,7 @@ class Scheduler:
             self._place(domain, now)
             return None
         if domain.pace.is_dead:
+            domain.gate = True
             return Bury(domain)
         if has_waited:
             domain.begin_turn(now)

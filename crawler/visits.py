@@ -107,13 +107,15 @@ class Visits:
         await self._commit(crawl, domain, ready.row, commit)
 
     async def bury(self, domain: Domain) -> None:
-        """Fail everything queued for a domain that has been given up."""
+        """Fail everything queued for a domain that has been given up.
+
+        The windows are emptied after the store's answer: by then all rows that it failed
+        have come through the acknowledgements of earlier commits.
+        """
         pace = domain.pace
         message = f"{pace.last_code}: given up after {pace.failures} attempts to reach it"
-        for aside in self._scheduler.clear(domain):
-            errand: Errand = aside.order
-            errand.refuse(FetchError(pace.last_code, message, url=aside.url))
-        for crawl in [self._crawls[run] for run in domain.windows]:
+        crawls = [self._crawls[run] for run in domain.windows]
+        for crawl in crawls:
             failed = await self._store.fail_domain(
                 crawl.id,
                 domain.name,
@@ -124,6 +126,11 @@ class Visits:
             )
             crawl.failed += failed
             crawl.queued -= failed
+        for aside in self._scheduler.clear(domain):
+            errand: Errand = aside.order
+            errand.refuse(FetchError(pace.last_code, message, url=aside.url))
+        self._scheduler.open_gate(domain, self._wire.clock())
+        for crawl in crawls:
             self._settled(crawl)
 
     async def _prepare(self, crawl: Crawl, action: Fetch) -> Task:

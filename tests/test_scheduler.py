@@ -387,14 +387,17 @@ class Crawling(RuleBasedStateMachine):
         self.acks.append((kind, domain, its))
 
     def _bury(self, domain: Domain) -> None:
+        """The store's answer comes after those to all earlier commits."""
         assert domain.pace.is_dead
-        self.scheduler.clear(domain)
         for its in [*self.ready.values(), *self.waiting.values()]:
             mine = its.domain == domain.name and its.run in domain.windows
             if mine and its.id not in self.unsettled:
                 self.ready.pop(its.id, None)
                 self.waiting.pop(its.id, None)
+        self.acknowledge(len(self.acks))
+        self.scheduler.clear(domain)
         domain.pace.answered_in(None)
+        self.scheduler.open_gate(domain, self.now)
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
