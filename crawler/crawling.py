@@ -48,6 +48,7 @@ async def crawl(
     made = spider if not isinstance(spider, type) else spider(**arguments)
     own = settings_of(made, settings)
     opened = session or await Session.open(db, own)
+    running: Crawl | None = None
     try:
         running = await opened.begin(made, settings=own)
         if db is None and session is None:
@@ -56,6 +57,8 @@ async def crawl(
     finally:
         if session is None:
             await opened.aclose()
+        elif running is not None:
+            session.stop_run(running, "signal")
 
 
 def crawl_sync(spider: type[Spider] | Spider, **options: Any) -> CrawlResult:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from msgspec import Struct
 
-from crawler.errors import FetchError
+from crawler.errors import FetchError, UsageError
 from crawler.pool import BodyDecoder, ClientKey, TlsProfile, connection_of, parse_codings
 from storage import FetchRow
 
@@ -52,7 +52,6 @@ class Order(Struct, frozen=True, kw_only=True):
     wire_bytes: int
     decoded_bytes: int | None
     """None: 10 MiB of text, 32 MiB of anything else."""
-    proxy: str | None
     cut_at: int | None = None
     """Decoded bytes that are enough: more than that is not read; None: all of it."""
 
@@ -141,41 +140,43 @@ class Downloader:
         """
         return self._clients.lease(ClientKey(domain, tls=self._tls), connections)
 
-    async def fetch(self, lease: Lease, order: Order) -> Outcome:
-        """Send an order under a lease, or through its own proxy's client.
+    def routed(self, lease: Lease, proxy: str) -> Lease:
+        """The lease of the domain's client through a proxy, in place of the direct one.
 
-        Never raises FetchError: it is in the Outcome.
+        One client is enough: where there is no room the direct one makes it. Raises
+        FetchError, the direct lease still held: `local` when every client is in use,
+        `bad-request` for a proxy that cannot be used.
         """
+        connections = lease.client.transport.connections
+        key = ClientKey(lease.key.domain, proxy, self._tls)
+        try:
+            if self._clients.may_lease(key):
+                other = self._clients.lease(key, connections)
+                lease.release()
+                return other
+        except UsageError as error:
+            raise FetchError("bad-request", str(error)) from error
+        if self._clients.leases(lease.key) > 1:
+            raise FetchError("local", "every client is in use (pool.clients)")
+        lease.release()
+        return self._clients.lease(key, connections)
+
+    async def fetch(self, lease: Lease, order: Order) -> Outcome:
+        """Send an order under a lease. Never raises FetchError: it is in the Outcome."""
         outcome = Outcome()
         begun = time.monotonic()
         self._sent += 1
         try:
             async with asyncio.timeout(order.total_s):
-                if order.proxy is None:
-                    await self._exchange(lease.client, order, outcome, begun)
-                else:
-                    await self._through_proxy(lease, order, outcome, begun)
+                await self._exchange(lease.client, order, outcome, begun)
         except FetchError as error:
-            self._fail(outcome, error)
+            self._fail(outcome, _of_proxy(error) if lease.key.proxy else error)
         except TimeoutError as error:
             late = FetchError("total-timeout", f"timeout.total={order.total_s:g} s", url=order.url)
             late.__cause__ = error
             self._fail(outcome, late)
         outcome.total_s = time.monotonic() - begun
         return outcome
-
-    async def _through_proxy(
-        self, direct: Lease, order: Order, outcome: Outcome, begun: float
-    ) -> None:
-        key = ClientKey(direct.key.domain, order.proxy, self._tls)
-        connections = direct.client.transport.connections
-        if not self._clients.may_lease(key):
-            raise FetchError("local", "every client is in use (pool.clients)", url=order.url)
-        lease = self._clients.lease(key, connections)
-        try:
-            await self._exchange(lease.client, order, outcome, begun)
-        finally:
-            lease.release()
 
     def _fail(self, outcome: Outcome, error: FetchError) -> None:
         self._failed += 1
@@ -186,21 +187,18 @@ class Downloader:
     async def _exchange(
         self, client: PoolClient, order: Order, outcome: Outcome, begun: float
     ) -> None:
-        request = client.build_request(
+        response = await client.exchange(
             order.method,
             order.url,
             headers=order.headers,
-            content=order.content or None,
-            extensions={
-                "timeout": {
-                    "connect": order.connect_s,
-                    "head": order.head_s,
-                    "read": order.read_s,
-                    "write": order.head_s,
-                }
+            content=order.content,
+            timeouts={
+                "connect": order.connect_s,
+                "head": order.head_s,
+                "read": order.read_s,
+                "write": order.head_s,
             },
         )
-        response = await client.send(request, stream=True)
         try:
             headed = time.monotonic()
             connection = connection_of(response)
@@ -236,6 +234,15 @@ class Downloader:
                 raise FetchError("read-timeout", slow, url=order.url)
         decoder.finish()
         outcome.body = parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _of_proxy(error: FetchError) -> FetchError:
+    """What failed before the target was reached is not the target's fault."""
+    if error.fault != "domain":
+        return error
+    found = FetchError("proxy", str(error.args[0]), url=error.url)
+    found.__cause__ = error
+    return found
 
 
 def _decoded_bound(order: Order, outcome: Outcome) -> int:

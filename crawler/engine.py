@@ -14,7 +14,6 @@ told to stop; every ending is written into the run's row.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import sys
 import time
@@ -25,12 +24,14 @@ import msgspec
 
 from crawler.downloader import Downloader
 from crawler.errands import Errands
-from crawler.errors import FetchError
+from crawler.errors import FetchError, SpiderError, StopCrawl
 from crawler.frontier import Frontier
 from crawler.harvest import describe
 from crawler.pace import Pace
+from crawler.plugins import call
 from crawler.plugins import hooks as hooks_of
 from crawler.pool import ClientCache, SocketBudget, TlsProfile
+from crawler.pump import Pump
 from crawler.result import ENDINGS, CrawlResult, Snapshot
 from crawler.run import Crawl
 from crawler.scheduler import (
@@ -42,7 +43,6 @@ from crawler.scheduler import (
     RefuseAside,
     Robots,
     Scheduler,
-    Wait,
 )
 from crawler.seeding import seed
 from crawler.settings import Settings
@@ -50,16 +50,16 @@ from crawler.urls import is_private
 from crawler.visits import Visits
 from crawler.web.robots import RobotsCache
 from crawler.wire import Wire
-from storage import RunSpec, RunState, open_store
+from storage import RunSpec, RunState, StorageError, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from pathlib import Path
 
-    from crawler.pool import CacheStats, Lease
-    from crawler.scheduler import Domain
+    from crawler.pool import CacheStats
     from crawler.spider import Spider
     from crawler.urls import Target
+    from crawler.wire import Slot
     from storage import RunRow, Store
 
 __all__ = ["Session"]
@@ -99,28 +99,32 @@ class Session:
         self._crawls: dict[int, Crawl] = {}
         self._ends: dict[int, asyncio.Future[CrawlResult]] = {}
         self._named: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        """Domains that the user named: on this machine's own network they need no pause."""
+        self._tasks: dict[asyncio.Task[None], Crawl | None] = {}
+        self._endings: set[asyncio.Task[None]] = set()
+        self._pump = Pump(
+            loop, self._scheduler, has_room=self._has_room, act=self._act, pumped=self._pumped
+        )
+        wake = self._pump.wake
         self._frontier = Frontier(
             store,
             self._scheduler,
             runs=lambda: list(self._crawls),
             spawn=self._spawn,
-            woke=self._wake,
+            woke=wake,
         )
-        self._wire = Wire(self._downloader, self._scheduler, clock=loop.time, woke=self._wake)
-        self._errands = Errands(self._wire, self._scheduler, store, self._robots, woke=self._wake)
+        self._wire = Wire(self._downloader, self._scheduler, clock=loop.time, woke=wake)
+        self._errands = Errands(self._wire, self._scheduler, store, self._robots, woke=wake)
         self._visits = Visits(
             self._wire,
             self._scheduler,
             self._frontier,
             store,
             self._crawls,
-            woke=self._wake,
+            woke=wake,
             settled=self._settled,
         )
-        self._pump_at: asyncio.TimerHandle | asyncio.Handle | None = None
-        self._next_start: float | None = None
-        self._force_at: asyncio.TimerHandle | None = None
+        self._is_stopped = False
         self._heart = loop.call_later(HEARTBEAT_S, self._beat)
         self._switch_s = sys.getswitchinterval()
         sys.setswitchinterval(min(SWITCH_S, self._switch_s))
@@ -148,10 +152,7 @@ class Session:
         settings: Settings | None = None,
         resume: RunRow | None = None,
     ) -> CrawlResult:
-        """Run a spider to its end. `resume` goes on with that run; None begins a new one.
-
-        Raises CrawlerError or StorageError when the run could not be carried on.
-        """
+        """`begin` and `ended` in one. Raises StorageError when the store failed."""
         return await self.ended(await self.begin(spider, settings=settings, resume=resume))
 
     async def begin(
@@ -163,12 +164,10 @@ class Session:
         code_hash: str = "",
         identity: str | None = None,
     ) -> Crawl:
-        """Begin or go on with a run, without waiting for its end (`ended`).
+        """Begin a run, or go on with `resume`, without waiting for its end (`ended`).
 
         `identity` is what a run is found again by; None: the spider's arguments.
         """
-        if self._force_at is not None:
-            raise RuntimeError(f"{self!r} has been stopped: open another one")
         settings = settings or self.settings
         row = await self._row_for(spider, settings, resume, code_hash, identity)
         counts = await self.store.count(row.id)
@@ -187,20 +186,25 @@ class Session:
         self._ends[row.id] = self._loop.create_future()
         spider._fetch = lambda request: self._errands.fetch(crawl, request)
         for name in await self.store.origins(row.id):
-            self.name(name)
+            self._named.add(name)
             crawl.admit(name)
         obeys = settings.robots.obey
         self._scheduler.open_run(row.id, obeys_robots=obeys, agent=crawl.agent, now=self._clock())
         if settings.max_time is not None:
-            self._loop.call_later(settings.max_time, self.stop_run, crawl, "max-time")
+            timer = self._loop.call_later(settings.max_time, self.stop_run, crawl, "max-time")
+            crawl.timers.append(timer)
         self._frontier.waits_until(time.time())
         self._frontier.want_claims()
-        self._spawn(self._start(crawl))
+        if self._is_stopped:
+            crawl.seeding = False
+            self.stop_run(crawl, "signal")
+        else:
+            crawl.seed_task = self._spawn(self._start(crawl))
         return crawl
 
     async def ended(self, crawl: Crawl) -> CrawlResult:
-        """The result of a run that `begin` gave."""
-        return await self._ends[crawl.id]
+        """The result of a run that `begin` gave; who waits may be cancelled, the run goes on."""
+        return await asyncio.shield(self._ends[crawl.id])
 
     async def _row_for(
         self,
@@ -229,50 +233,51 @@ class Session:
         """Call the hooks, then store the start requests unless they all were before."""
         try:
             for hook in crawl.hooks.opened:
-                if inspect.isawaitable(given := hook()):
-                    await given
+                await call(hook)
             if crawl.row.seeded_at is None:
-                await seed(crawl, self._visits, self.name)
-        except Exception as error:
+                await seed(crawl, self._visits, self._named.add)
+        except StopCrawl:
+            self.stop_run(crawl, "spider")
+        except StorageError:
+            raise
+        except (Exception, SystemExit) as error:
             crawl.broken_by = describe(error)
             self.stop_run(crawl, "error")
-        crawl.seeding = False
-        self._settled(crawl)
-
-    def name(self, domain: str) -> None:
-        """The user named this domain: on this machine's own network it needs no pause."""
-        self._named.add(domain)
+        finally:
+            crawl.seeding = False
+            self._loop.call_soon(self._settled, crawl)
 
     def stop(self, reason: str = "signal") -> None:
         """Stop all runs in good order: what is under way may end within 10 s.
 
-        It is the session's end: no run begins after it.
+        It is the session's end: a run that begins after it stops at once.
         """
+        self._is_stopped = True
         for crawl in list(self._crawls.values()):
             self.stop_run(crawl, reason)
-        if self._force_at is None:
-            self._force_at = self._loop.call_later(GRACE_S, self._end_by_force)
-
-    def _end_by_force(self) -> None:
-        """The grace is over: what is under way stays queued."""
-        self._cancel_tasks()
-        for crawl in self._crawls.values():
-            crawl.unfinished = 0
-            crawl.seeding = False
-            self._loop.call_soon(self._settled, crawl)
 
     def stop_run(self, crawl: Crawl, reason: str) -> None:
-        """Start nothing more of one run."""
-        if crawl.id not in self._crawls:
+        """Start nothing more of one run; what is under way may end within 10 s."""
+        if crawl.id not in self._crawls or crawl.is_ending:
             return
         crawl.stop(reason)
         self._scheduler.hold(crawl.id)
+        if crawl.seed_task is not None and crawl.seeding and not crawl.broken_by:
+            crawl.seed_task.cancel()
+        if not crawl.is_in_grace:
+            crawl.is_in_grace = True
+            crawl.timers.append(self._loop.call_later(GRACE_S, self._end_by_force, crawl))
         self.store.hurry()
         self._settled(crawl)
 
-    def _cancel_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+    def _end_by_force(self, crawl: Crawl) -> None:
+        """The grace is over: what is under way stays queued."""
+        for task, owner in self._tasks.items():
+            if owner is crawl:
+                task.cancel()
+        crawl.unfinished = 0
+        crawl.seeding = False
+        self._loop.call_soon(self._settled, crawl)
 
     # -- ends -----------------------------------------------------------------------------
 
@@ -281,46 +286,48 @@ class Session:
         if crawl.unfinished or crawl.is_ending or crawl.id not in self._crawls:
             return
         if crawl.stopping is not None and not crawl.seeding:
-            crawl.is_ending = True
-            self._spawn(self._end(crawl, crawl.stopping))
+            self._end_soon(crawl, crawl.stopping)
         elif crawl.is_at_limit:
-            crawl.is_ending = True
-            self._spawn(self._end(crawl, "limit"))
+            self._end_soon(crawl, "limit")
         elif not crawl.seeding and not crawl.is_asking:
             crawl.is_asking = True
-            self._spawn(self._end_if_finished(crawl))
+            self._spawn(self._end_if_finished(crawl), crawl)
 
     async def _end_if_finished(self, crawl: Crawl) -> None:
-        try:
-            is_finished = await self.store.is_finished(crawl.id)
-        finally:
-            crawl.is_asking = False
-        if is_finished and not crawl.unfinished and not crawl.is_ending:
-            crawl.is_ending = True
-            await self._end(crawl, "finished")
+        is_finished = await self.store.is_finished(crawl.id)
+        crawl.is_asking = False
+        if is_finished and not crawl.unfinished:
+            self._end_soon(crawl, "finished")
+
+    def _end_soon(self, crawl: Crawl, reason: str) -> None:
+        if crawl.is_ending:
+            return
+        crawl.is_ending = True
+        task = self._loop.create_task(self._end(crawl, reason))
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        task.add_done_callback(self._look_at)
 
     async def _end(self, crawl: Crawl, reason: str) -> None:
-        state = ENDINGS.get(reason, RunState.INTERRUPTED)
+        for timer in crawl.timers:
+            timer.cancel()
+        if crawl.seed_task is not None:
+            crawl.seed_task.cancel()
         self._scheduler.close_run(crawl.id)
         stats = self._clients.stats()
         kept = {"clients_peak": stats.clients_peak, "evictions": stats.evictions}
-        await self.store.end(
-            crawl.id,
-            state,
-            at=time.time(),
-            ended_by=reason,
-            stats=msgspec.json.encode(kept).decode(),
-        )
+        state = ENDINGS.get(reason, RunState.INTERRUPTED)
+        kept_json = msgspec.json.encode(kept).decode()
+        await self.store.end(crawl.id, state, at=time.time(), ended_by=reason, stats=kept_json)
         result = CrawlResult.of(crawl, state, reason)
         try:
             for hook in crawl.hooks.closed:
-                if inspect.isawaitable(given := hook(result)):
-                    await given
-        except Exception as error:
+                await call(hook, result)
+        except (SpiderError, StopCrawl) as error:
             broken = describe(error)
             result = replace(result, message=broken.message, detail=broken.detail)
         self._crawls.pop(crawl.id, None)
-        end = self._ends[crawl.id]
+        end = self._ends.pop(crawl.id)
         if not end.done():
             end.set_result(result)
 
@@ -351,38 +358,22 @@ class Session:
             worst=f"{worst.name}:{worst.pace.last_code}" if worst else None,
         )
 
-    # -- the pump ---------------------------------------------------------------------------
+    # -- work -----------------------------------------------------------------------------
 
-    def _wake(self) -> None:
-        """Pump soon; many calls in one turn of the loop are one."""
-        if isinstance(self._pump_at, asyncio.TimerHandle):
-            self._pump_at.cancel()
-            self._pump_at = None
-        if self._pump_at is None:
-            self._pump_at = self._loop.call_soon(self._pump)
+    def _has_room(self) -> bool:
+        """Another row may be fetched; pages whose callback waits in `fetch` do not count."""
+        bounds = self.settings.unfinished
+        waiting = sum(crawl.asking for crawl in self._crawls.values())
+        return (
+            self._scheduler.on_wire < self.settings.concurrency
+            and len(self._tasks) - waiting < bounds.pages
+            and self._visits.unfinished_bytes < bounds.bytes
+        )
 
-    def _pump(self) -> None:
-        """Start all that may start now."""
-        self._pump_at = None
-        now = self._clock()
-        self._next_start = None
-        while self._has_room():
-            action = self._scheduler.pop(now)
-            if isinstance(action, Wait):
-                self._sleep_until(action.until, now)
-                break
-            self._act(action)
+    def _pumped(self) -> None:
         self._frontier.fill()
         if not self._scheduler.has_ready:
             self.store.hurry()
-
-    def _has_room(self) -> bool:
-        bounds = self.settings.unfinished
-        return (
-            self._scheduler.on_wire < self.settings.concurrency
-            and len(self._tasks) < bounds.pages
-            and self._visits.unfinished_bytes < bounds.bytes
-        )
 
     def _act(self, action: Action) -> None:
         """Begin what the scheduler asks for; the client is leased in the same breath."""
@@ -392,40 +383,42 @@ class Session:
             crawl.unfinished += 1
             if crawl.is_full:
                 self._scheduler.hold(crawl.id)
-            self._spawn(self._visits.visit(crawl, action, self._lease(action.domain)))
+            slot = self._wire.take(action.domain)
+            self._spawn(self._visits.visit(crawl, action, slot), crawl, slot)
         elif isinstance(action, Robots):
-            crawl = self._crawls[action.run]
-            self._spawn(self._errands.robots(crawl, action, self._lease(action.domain)))
+            crawl, slot = self._crawls[action.run], self._wire.take(action.domain)
+            self._spawn(self._errands.robots(crawl, action, slot), crawl, slot)
         elif isinstance(action, FetchAside):
-            self._spawn(self._errands.run(action, self._lease(action.domain)))
+            slot = self._wire.take(action.domain)
+            self._spawn(self._errands.run(action, slot), action.aside.order.crawl, slot)
         elif isinstance(action, Drop):
             crawl = self._crawls[action.ready.row.run]
             crawl.unfinished += 1
-            self._spawn(self._visits.drop(crawl, action))
+            self._spawn(self._visits.drop(crawl, action), crawl)
         elif isinstance(action, RefuseAside):
             action.aside.order.refuse(FetchError("robots", url=action.aside.url))
         elif isinstance(action, Bury):
             self._spawn(self._visits.bury(action.domain))
 
-    def _lease(self, domain: Domain) -> Lease:
-        return self._downloader.lease(domain.name, domain.pace.limit)
-
-    def _sleep_until(self, until: float | None, now: float) -> None:
-        self._next_start = until
-        if until is not None and self._pump_at is None:
-            self._pump_at = self._loop.call_at(max(until, now), self._pump)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(
+        self,
+        work: Coroutine[Any, Any, None],
+        crawl: Crawl | None = None,
+        slot: Slot | None = None,
+    ) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = crawl
         task.add_done_callback(self._reap)
+        if slot is not None:
+            task.add_done_callback(lambda _: slot.free())
+        return task
 
     def _reap(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is not None:
+        del self._tasks[task]
+        self._look_at(task)
+
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._break(error)
 
     def _break(self, error: BaseException) -> None:
@@ -433,7 +426,9 @@ class Session:
         for end in self._ends.values():
             if not end.done():
                 end.set_exception(error)
-        self._cancel_tasks()
+                end.exception()  # who has gone does not hear of it
+        for task in self._tasks:
+            task.cancel()
 
     def _forbids(self, crawl: Crawl, target: Target) -> bool:
         """robots.txt is known and says no."""
@@ -460,15 +455,17 @@ class Session:
         self._frontier.beat(now)
         if not self._is_busy():
             self._judge_patience(now)
-        self._wake()
+        self._pump.wake()
 
     def _is_busy(self) -> bool:
         return bool(self._scheduler.on_wire or self._frontier.is_claiming) or any(
-            crawl.unfinished or crawl.seeding or crawl.is_ending for crawl in self._crawls.values()
+            crawl.unfinished > crawl.asking or crawl.seeding or crawl.is_ending
+            for crawl in self._crawls.values()
         )
 
     def _judge_patience(self, now: float) -> None:
-        starts = [self._next_start - now] if self._next_start is not None else []
+        next_start = self._pump.next_start
+        starts = [next_start - now] if next_start is not None else []
         if self._frontier.due_at is not None:
             starts.append(self._frontier.due_at - time.time())
         if not starts:
@@ -486,15 +483,17 @@ class Session:
         """Stop what still runs, keep what was done, close everything. Idempotent."""
         self._heart.cancel()
         self._frontier.close()
-        for handle in (self._pump_at, self._force_at):
-            if handle is not None:
-                handle.cancel()
-        self._cancel_tasks()
+        self._pump.close()
+        for task in self._tasks:
+            task.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
-        for crawl in list(self._crawls.values()):
-            crawl.is_ending = True
-            await self._end(crawl, crawl.stopping or "signal")
-        await self._clients.aclose()
-        await self.store.aclose()
-        sys.setswitchinterval(self._switch_s)
+        try:
+            for crawl in list(self._crawls.values()):
+                self._end_soon(crawl, crawl.stopping or "signal")
+            while self._endings:
+                await asyncio.wait(self._endings)
+        finally:
+            await self._clients.aclose()
+            await self.store.aclose()
+            sys.setswitchinterval(self._switch_s)

@@ -15,8 +15,9 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from crawler.errors import FetchError
+from crawler.plugins import call
 from crawler.request import Request
-from crawler.retry import Deliver, Requeue
+from crawler.retry import Deliver, GiveUp, Requeue
 from crawler.scheduler import Aside
 from crawler.urls import canonicalise
 from crawler.web.redirects import REDIRECTS, Hop, next_hop
@@ -28,13 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crawler.downloader import Outcome
-    from crawler.pool import Lease
     from crawler.response import Response
     from crawler.retry import Decision
     from crawler.run import Crawl
     from crawler.scheduler import Domain, FetchAside, Robots, Scheduler
     from crawler.web.robots import RobotsCache
-    from crawler.wire import Wire
+    from crawler.wire import Slot, Wire
     from storage import Store
 
 __all__ = ["Errand", "Errands"]
@@ -98,10 +98,16 @@ class Errands:
 
     async def fetch(self, crawl: Crawl, request: Request) -> Response:
         """`Spider.fetch`: the page, after retries and redirects. Raises FetchError."""
+        for hook in crawl.hooks.before_request:
+            request = await call(hook, request) or request
         attempts = crawl.policy_for(request).attempts
         errand = Errand(crawl, request)
         while True:
-            outcome, verdict = await self._run(errand)
+            crawl.asking += 1
+            try:
+                outcome, verdict = await self._run(errand)
+            finally:
+                crawl.asking -= 1
             asked = errand.request
             if isinstance(verdict, Deliver):
                 return response_of(asked, canonicalise(asked.url).url, outcome, 0)
@@ -111,8 +117,10 @@ class Errands:
             elif isinstance(verdict, Requeue) and errand.attempt < attempts:
                 await asyncio.sleep(max(0.0, verdict.at - time.time()))
                 errand = Errand(crawl, asked, attempt=errand.attempt + 1, via=errand.via)
+            elif isinstance(verdict, GiveUp):
+                raise FetchError(verdict.code, verdict.message, url=asked.url) from outcome.error
             else:
-                raise outcome.error or FetchError(outcome.code, "answered so", url=asked.url)
+                raise FetchError(outcome.code, "given up", url=asked.url) from outcome.error
 
     async def _run(self, errand: Errand, *, obeys_robots: bool = True) -> Answer:
         crawl, target = errand.crawl, canonicalise(errand.request.url)
@@ -121,14 +129,14 @@ class Errands:
         self._woke()
         return await errand.answer
 
-    async def run(self, action: FetchAside, lease: Lease) -> None:
+    async def run(self, action: FetchAside, slot: Slot) -> None:
         """Fetch an aside and hand its outcome to whoever asked."""
         domain, aside = action
         errand: Errand = aside.order
         crawl = errand.crawl
         started_at = time.time()
         try:
-            outcome = await self._wire.send(crawl, lease, errand.request, aside.url)
+            outcome = await self._wire.send(crawl, slot, errand.request, aside.url)
             verdict = crawl.decide(
                 errand.request,
                 aside.url,
@@ -139,11 +147,11 @@ class Errands:
                 now=time.time(),
             )
             self._wire.learn(domain, outcome, verdict)
-        except asyncio.CancelledError:
+        except BaseException:
             errand.refuse(FetchError("cancelled", url=aside.url))
             raise
         finally:
-            self._wire.off(domain, lease)
+            slot.free()
         if not errand.answer.done():
             errand.answer.set_result(Answer(outcome, verdict))
         row = outcome.row("aside", started_at=started_at, url=aside.url)
@@ -152,7 +160,7 @@ class Errands:
 
     # -- robots.txt -----------------------------------------------------------------------
 
-    async def robots(self, crawl: Crawl, action: Robots, lease: Lease) -> None:
+    async def robots(self, crawl: Crawl, action: Robots, slot: Slot) -> None:
         """Fetch an origin's robots.txt under its domain's slot; its requests wait for it."""
         domain, origin, _ = action
         request = Request(f"{origin}/robots.txt")
@@ -160,10 +168,10 @@ class Errands:
         try:
             try:
                 bytes_ = crawl.settings.robots.bytes
-                outcome = await self._wire.send(crawl, lease, request, request.url, cut_at=bytes_)
+                outcome = await self._wire.send(crawl, slot, request, request.url, cut_at=bytes_)
                 self._hear(crawl, domain, outcome)
             finally:
-                self._wire.off(domain, lease)
+                slot.free()
             final = await self._followed(crawl, request.url, outcome)
             if final.status is not None and is_verdict(final.status):
                 self._rule(crawl, domain, origin, final)

@@ -102,6 +102,7 @@ CODES: dict[str, Code] = {
     "connect-timeout": Code("no connection in time", "domain", "raise timeout.connect"),
     "connect": Code("the connection could not be made", "domain", "check the network"),
     "tls": Code("the certificate or the handshake failed", "domain", "see the message"),
+    "proxy": Code("the proxy could not be used", "request", "is the proxy up?"),
     "head-timeout": Code("no answer in time", "request", "raise timeout.head"),
     "read-timeout": Code("the body stalled", "request", "raise timeout.read"),
     "write-timeout": Code("the request could not be sent in time", "request", "raise timeout.head"),
@@ -119,6 +120,7 @@ CODES: dict[str, Code] = {
     "robots": Code("robots.txt forbids it", "permanent", "robots.obey"),
     "local": Code("this machine ran short of something", "local", "ulimit -n, pool.sockets"),
     "pool-timeout": Code("a request waited inside a pool: our bug", "local", "report it"),
+    "internal": Code("a mistake in crawler itself", "permanent", "report it with its detail"),
     "cancelled": Code("the crawl was stopped meanwhile", "local", "run again to go on"),
 }
 

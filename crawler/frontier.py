@@ -43,7 +43,7 @@ class Frontier:
         scheduler: Scheduler,
         *,
         runs: Callable[[], Collection[int]],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
         woke: Callable[[], None],
     ) -> None:
         self._store = store

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from crawler.response import Response
     from storage import ItemRow
 
-__all__ = ["Harvest", "collect", "describe"]
+__all__ = ["Harvest", "collect", "describe", "describe_bug"]
 
 OURS = str(Path(__file__).parent) + os.sep
 MOST_ERRORS = 20
@@ -55,6 +55,12 @@ class Harvest:
     def __repr__(self) -> str:
         counts = f"{len(self.items)} items, {len(self.requests)} requests"
         return f"<Harvest {counts}, {len(self.errors)} errors>"
+
+    def remove(self, kind: type) -> None:
+        """Forget the items of one class."""
+        kept = [n for n, value in enumerate(self.values) if type(value) is not kind]
+        self.items = [self.items[n] for n in kept]
+        self.values = [self.values[n] for n in kept]
 
     def discard(self) -> None:
         """Forget everything but the errors (`on_error = "drop"`)."""
@@ -145,3 +151,10 @@ def describe(error: BaseException) -> ErrorRow:
     ]
     detail = "".join(traceback.format_list(frames)) if frames else None
     return ErrorRow(code=code, message=message[:2000], detail=detail)
+
+
+def describe_bug(error: BaseException) -> ErrorRow:
+    """A mistake of our own as a row, with the whole traceback."""
+    message = f"{type(error).__name__}: {error}"
+    detail = "".join(traceback.format_exception(error))
+    return ErrorRow(code="internal", message=message[:2000], detail=detail[-8000:])

@@ -9,15 +9,18 @@ that nobody overrides is in no list, so it costs nothing; every hook may be plai
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
+
+from crawler.errors import SpiderError, StopCrawl
 
 if TYPE_CHECKING:
     from crawler.request import Request
     from crawler.response import Response
 
-__all__ = ["Hook", "Hooks", "Plugin", "hooks"]
+__all__ = ["Hook", "Hooks", "Plugin", "call", "hooks"]
 
 Hook = Callable[..., Any]
 
@@ -74,6 +77,21 @@ class Hooks:
 
 def _each(found: Hooks) -> list[tuple[str, list[Hook]]]:
     return [(each.name, getattr(found, each.name)) for each in fields(found)]
+
+
+async def call(hook: Hook, *given: Any) -> Any:
+    """Call a hook, plain or async.
+
+    Raises SpiderError for whatever it raised, but StopCrawl as it is.
+    """
+    try:
+        answer = hook(*given)
+        return await answer if inspect.isawaitable(answer) else answer
+    except StopCrawl:
+        raise
+    except Exception as error:
+        name = getattr(hook, "__qualname__", repr(hook))
+        raise SpiderError(f"hook {name}: {type(error).__name__}: {error}") from error
 
 
 class Owner(Protocol):

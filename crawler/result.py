@@ -109,7 +109,7 @@ class CrawlResult:
         """0 done; 1 callbacks failed and gave nothing; 3 no start URL; 4 resumable."""
         if self.ended_by == "waiting":
             return 4
-        if self.ended_by == "error":
+        if self.ended_by == "error" or self.message is not None:
             return 1
         if self.ended_by == "signal":
             return 128 + (self.signal or signal.SIGINT)

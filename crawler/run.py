@@ -25,6 +25,7 @@ from crawler.web.robots import agent_token
 from storage import Commit, ErrorRow, NewRequest, State
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Iterable
 
     from crawler.downloader import Outcome
@@ -88,6 +89,34 @@ class Task:
 class Crawl:
     """A run inside a session."""
 
+    sink: Callable[[Any], Awaitable[None]] | None = None
+    """Gets each item after the commit that stored it."""
+    seed_task: asyncio.Task[None] | None = None
+    seeding = True
+    """`start()` has not ended, and was not cut off."""
+    stopping: str | None = None
+    """Why nothing more is started; None: the run goes on."""
+    broken_by: ErrorRow | None = None
+    """What `start()` raised."""
+    waits_s: float | None = None
+    """Seconds until something can start, when that passed the patience."""
+    is_asking = False
+    """The store is being asked whether the run is finished."""
+    is_in_grace = False
+    """It was stopped: what is under way may end, for a while."""
+    is_ending = False
+    asking = 0
+    """Pages whose callback waits in `Spider.fetch`."""
+    queued = 0
+    """Rows waiting or under way, as far as this session knows."""
+    delivered = 0
+    failed = 0
+    items = 0
+    errors = 0
+    retries = 0
+    in_flight = 0
+    unfinished = 0
+
     def __init__(
         self,
         spider: Spider,
@@ -119,30 +148,10 @@ class Crawl:
         self.done_before = done_before
         """Pages done before this session."""
         self._counted_before = 0 if is_new_limit else done_before
-        self.sink: Callable[[Any], Awaitable[None]] | None = None
-        """Gets each item after the commit that stored it."""
-        self.seeding = True
         self.kept: list[Any] = []
         """Items kept in memory, where somebody asked for them."""
+        self.timers: list[asyncio.TimerHandle] = []
         self.began_at = time.time()
-        self.broken_by: ErrorRow | None = None
-        """What `start()` raised."""
-        self.waits_s: float | None = None
-        """Seconds until something can start, when that passed the patience."""
-        self.is_asking = False
-        """The store is being asked whether the run is finished."""
-        self.is_ending = False
-        self.queued = 0
-        """Rows waiting or under way, as far as this session knows."""
-        self.stopping: str | None = None
-        """Why nothing more is started; None: the run goes on."""
-        self.delivered = 0
-        self.failed = 0
-        self.items = 0
-        self.errors = 0
-        self.retries = 0
-        self.in_flight = 0
-        self.unfinished = 0
 
     def __repr__(self) -> str:
         return (
@@ -350,7 +359,7 @@ class Crawl:
         if not task.row.depth:
             self.admit(hop.target.domain)
         link = NewRequest(
-            fingerprint=_digest(request, hop.target, None, 0),
+            fingerprint=_digest(request, hop.target, task.row.id, 0),
             domain=self.queue_of(hop.target),
             url=hop.target.url,
             method=hop.method,
@@ -408,8 +417,9 @@ class Crawl:
         )
 
     def broken(self, row: QueuedRequest, epoch: int, error: ErrorRow, now: float) -> Commit:
-        """A row that cannot become a request: its callback is gone, its payload unreadable."""
+        """A row that cannot become a request, or whose hooks forbid it."""
         self.failed += 1
+        self.errors += 1
         return Commit(
             run=self.id,
             domain=row.domain,
@@ -453,7 +463,7 @@ def _digest(request: Request, target: Target, parent: int | None, ordinal: int) 
     key = request.key or ""
     if request.revisit and parent is not None:
         key = f"{key}\0{parent}.{ordinal}"
-    if request.method == "GET" and not key and request.body is None and request.json is None:
+    if request.is_plain:
         return target.fingerprint
     return fingerprint(request.method, target.url, body_bytes(request), key)
 

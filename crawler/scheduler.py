@@ -111,6 +111,8 @@ class Scheduler:
         self._reads: deque[Window] = deque()
         self._full: set[Domain] = set()
         """Domains with ready requests and no room."""
+        self._asking: dict[Domain, None] = {}
+        """Domains with asides."""
         self._on_wire = 0
         self._busy = 0
         """Domains with requests on the wire."""
@@ -219,6 +221,7 @@ class Scheduler:
             domain.asides.append(aside)
         else:
             domain.asides.appendleft(aside)
+        self._asking[domain] = None
         self._place(domain, now)
 
     def next_read(self) -> tuple[Window, int] | None:
@@ -240,8 +243,13 @@ class Scheduler:
 
     # -- dispatch ---------------------------------------------------------------------------
 
-    def pop(self, now: float) -> Action:
-        """What to do next; a slot is taken by Fetch, FetchAside and Robots."""
+    def pop(self, now: float, *, asides_only: bool = False) -> Action:
+        """What to do next; a slot is taken by Fetch, FetchAside and Robots.
+
+        `asides_only`: nothing of the queues may start, but what a page waits for may.
+        """
+        if asides_only:
+            return self._pop_aside(now)
         while self._line and self._may_start(self._line[0]):
             domain = self._line.popleft()
             domain.in_line = False
@@ -258,6 +266,18 @@ class Scheduler:
             if (action := self._visit(domain, now)) is not None:
                 return action
         return Wait(None)
+
+    def _pop_aside(self, now: float) -> Action:
+        starts = []
+        for domain in list(self._asking):
+            if domain.pace.next_at > now:
+                starts.append(domain.pace.next_at)
+            elif domain.has_room and self._may_start(domain):
+                domain.version = -1
+                if domain.pace.is_dead:
+                    return self._bury(domain)
+                return self._hand_out_aside(domain, now)
+        return Wait(min(starts, default=None))
 
     def release(self, domain: Domain, now: float) -> None:
         """A request of the domain is off the wire."""
@@ -285,6 +305,7 @@ class Scheduler:
             window.clear()
         asides = list(domain.asides)
         domain.asides.clear()
+        self._asking.pop(domain, None)
         return asides
 
     def forget(self, domain: Domain) -> None:
@@ -321,13 +342,16 @@ class Scheduler:
             self._place(domain, now)
             return None
         if domain.pace.is_dead:
-            domain.gate = True
-            return Bury(domain)
+            return self._bury(domain)
         if has_waited:
             domain.begin_turn(now)
         elif not self._takes_turn(domain, now):
             return None
         return self._hand_out_aside(domain, now) if domain.asides else self._hand_out(domain, now)
+
+    def _bury(self, domain: Domain) -> Action:
+        domain.gate = True
+        return Bury(domain)
 
     def _may_start(self, domain: Domain) -> bool:
         """A client can be had, those promised to other domains left aside."""
@@ -362,6 +386,8 @@ class Scheduler:
         if verdict is None:
             return self._close_gate(domain, aside.url, aside.run, now)
         domain.asides.popleft()
+        if not domain.asides:
+            del self._asking[domain]
         if not verdict:
             self._place(domain, now)
             return RefuseAside(domain, aside)

@@ -11,20 +11,22 @@ only through it; a cancelled visit leaves its row queued.
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from crawler.errors import FetchError, SpiderError
-from crawler.harvest import Harvest, collect, describe
+from msgspec import structs
+
+from crawler.errors import FetchError, ItemError, SpiderError, StopCrawl
+from crawler.harvest import Harvest, collect, describe, describe_bug
 from crawler.items import table_of
+from crawler.plugins import call
 from crawler.request import Request, decode, via_of
 from crawler.retry import Deliver, GiveUp, Requeue
 from crawler.run import Task
 from crawler.web.redirects import Hop
 from crawler.wire import response_of
-from storage import Commit, QueuedRequest, State
+from storage import Commit, ErrorRow, QueuedRequest, State, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +35,10 @@ if TYPE_CHECKING:
     from crawler.errands import Errand
     from crawler.frontier import Frontier
     from crawler.plugins import Hook
-    from crawler.pool import Lease
     from crawler.retry import Decision
     from crawler.run import Crawl
     from crawler.scheduler import Domain, Drop, Fetch, Scheduler
-    from crawler.wire import Wire
+    from crawler.wire import Slot, Wire
     from storage import Ack, Store
 
 __all__ = ["Visits"]
@@ -72,26 +73,49 @@ class Visits:
     def __repr__(self) -> str:
         return f"<Visits {self.made} made, {self.unfinished_bytes} bytes unfinished>"
 
-    async def visit(self, crawl: Crawl, action: Fetch, lease: Lease) -> None:
+    async def visit(self, crawl: Crawl, action: Fetch, slot: Slot) -> None:
         """Fetch a popped row and see it through to its acknowledgement."""
-        domain, ready = action
+        domain = action.domain
         self.made += 1
+        task: Task | None = None
+        broken: ErrorRow | None = None
         try:
             task = await self._prepare(crawl, action)
-            outcome = await self._wire.send(crawl, lease, task.request, task.row.url)
+            outcome = await self._wire.send(crawl, slot, task.request, task.row.url)
             verdict = crawl.judge(task, outcome, time.time())
             self._wire.learn(domain, outcome, verdict)
             crawl.delivered += isinstance(verdict, Deliver)
+        except StopCrawl:
+            crawl.stop("spider")
         except SpiderError as error:
-            broken = crawl.broken(ready.row, domain.epoch, describe(error), time.time())
-            await self._commit(crawl, domain, ready.row, broken)
-            return
+            broken = describe(error)
+        except Exception as error:
+            broken = describe_bug(error)
         finally:
             crawl.in_flight -= 1
-            self._wire.off(domain, lease)
+            slot.free()
         if not crawl.is_full and crawl.stopping is None:
             self._scheduler.unhold(crawl.id, self._wire.clock())
-        outcome.pace = self._wire.pace_row(domain)
+        if task is None or broken is not None:
+            await self._leave(crawl, action, broken)
+        else:
+            outcome.pace = self._wire.pace_row(domain)
+            await self._weigh(crawl, task, outcome, verdict)
+
+    async def _leave(self, crawl: Crawl, action: Fetch, broken: ErrorRow | None) -> None:
+        """Fail a row that was not fetched; broken None: it stays queued, the run stops."""
+        if broken is not None:
+            commit = crawl.broken(action.ready.row, action.domain.epoch, broken, time.time())
+            await self._commit(crawl, action.domain, action.ready.row, commit)
+            return
+        self._scheduler.hold(crawl.id)
+        crawl.unfinished -= 1
+        self._settled(crawl)
+
+    async def _weigh(
+        self, crawl: Crawl, task: Task, outcome: Outcome, verdict: Decision | Hop
+    ) -> None:
+        """From here to the acknowledgement the body counts as unfinished."""
         size = len(outcome.body)
         self.unfinished_bytes += size
         try:
@@ -136,9 +160,12 @@ class Visits:
     async def _prepare(self, crawl: Crawl, action: Fetch) -> Task:
         domain, ready = action
         row = ready.row
-        request = decode(row.url, row.method, row.priority, row.payload, crawl.spider)
+        before = decode(row.url, row.method, row.priority, row.payload, crawl.spider)
+        request = before
         for hook in crawl.hooks.before_request:
-            request = await _call(hook, request) or request
+            request = await call(hook, request) or request
+        if request.url != before.url:
+            raise SpiderError(f"before_request may not change the URL: {request.url}")
         return Task(
             row=row,
             domain=domain,
@@ -154,48 +181,73 @@ class Visits:
     ) -> None:
         harvest: Harvest | None = None
         try:
-            if isinstance(verdict, Hop):
-                commit = crawl.redirected(task, outcome, verdict, time.time())
-            elif isinstance(verdict, Requeue):
-                await self._tell_retry(crawl, task, outcome, verdict)
-                commit = crawl.requeued(task, outcome, verdict, time.time())
-            elif isinstance(verdict, GiveUp):
-                error = outcome.error or FetchError(verdict.code, verdict.message)
-                for hook in crawl.hooks.on_error:
-                    await _call(hook, task.request, error)
-                commit = crawl.given_up(task, outcome, verdict, time.time())
-            else:
+            if isinstance(verdict, Deliver):
                 harvest = await self._harvest(crawl, task, outcome)
                 commit = crawl.harvested(task, outcome, harvest, time.time())
-        except SpiderError as error:
-            commit = crawl.broken(task.row, task.epoch, describe(error), time.time())
+            else:
+                commit = await self._decided(crawl, task, outcome, verdict)
+        except StorageError:
+            raise
+        except Exception as error:
+            harvest = None
+            commit = crawl.broken(task.row, task.epoch, describe_bug(error), time.time())
         await self._commit(crawl, task.domain, task.row, commit, harvest)
 
-    async def _tell_retry(
-        self, crawl: Crawl, task: Task, outcome: Outcome, verdict: Requeue
-    ) -> None:
-        error = outcome.error or FetchError(outcome.code, "answered so", url=task.row.url)
-        wait_s = max(0.0, verdict.at - time.time(), verdict.domain_for or 0.0)
-        for hook in crawl.hooks.before_retry:
-            await _call(hook, task.request, error, wait_s)
+    async def _decided(
+        self, crawl: Crawl, task: Task, outcome: Outcome, verdict: Requeue | GiveUp | Hop
+    ) -> Commit:
+        """What a hook raises is added to the page's errors; what was fetched is kept."""
+        now, hooks = time.time(), crawl.hooks
+        if isinstance(verdict, Hop):
+            return crawl.redirected(task, outcome, verdict, now)
+        if isinstance(verdict, Requeue):
+            error = outcome.error or FetchError(outcome.code, "answered so", url=task.row.url)
+            wait_s = max(0.0, verdict.at - now, verdict.domain_for or 0.0)
+            raised = await self._tell(crawl, hooks.before_retry, task.request, error, wait_s)
+            commit = crawl.requeued(task, outcome, verdict, now)
+        else:
+            error = FetchError(verdict.code, verdict.message, url=task.row.url)
+            error.__cause__ = outcome.error
+            raised = await self._tell(crawl, hooks.on_error, task.request, error)
+            commit = crawl.given_up(task, outcome, verdict, now)
+        return structs.replace(commit, errors=(*commit.errors, *raised)) if raised else commit
+
+    async def _tell(self, crawl: Crawl, hooks: list[Hook], *given: Any) -> list[ErrorRow]:
+        """Call hooks that only listen; what they raise, as rows."""
+        errors = []
+        for hook in hooks:
+            try:
+                await call(hook, *given)
+            except StopCrawl:
+                self._stop(crawl)
+            except SpiderError as error:
+                errors.append(describe(error))
+        return errors
 
     async def _harvest(self, crawl: Crawl, task: Task, outcome: Outcome) -> Harvest:
         page = response_of(task.request, task.row.url, outcome, task.row.depth)
-        for hook in crawl.hooks.after_response:
-            await _call(hook, page)
         callback = task.request.callback or crawl.spider.parse
         args = task.request.args
-        harvest = await collect(
-            lambda: callback(page, **args),
-            page=page,
-            on_item=crawl.hooks.on_item,
-            default_table=crawl.default_table,
-        )
+        refused = await self._tell(crawl, crawl.hooks.after_response, page)
+        if refused:
+            harvest = Harvest()
+            harvest.errors = refused
+        else:
+            harvest = await collect(
+                lambda: callback(page, **args),
+                page=page,
+                on_item=crawl.hooks.on_item,
+                default_table=crawl.default_table,
+            )
+        await self._declare(harvest)
         if harvest.errors and crawl.hooks.on_error:
             error = SpiderError(harvest.errors[0].message)
-            for hook in crawl.hooks.on_error:
-                await _call(hook, task.request, error)
+            harvest.errors += await self._tell(crawl, crawl.hooks.on_error, task.request, error)
         return harvest
+
+    def _stop(self, crawl: Crawl) -> None:
+        crawl.stop("spider")
+        self._scheduler.hold(crawl.id)
 
     async def _commit(
         self,
@@ -205,8 +257,6 @@ class Visits:
         commit: Commit,
         harvest: Harvest | None = None,
     ) -> None:
-        if harvest is not None:
-            await self._declare(harvest)
         (ack,) = await self._store.commit([commit])
         self._scheduler.settle(domain, row)
         if ack.applied:
@@ -228,16 +278,23 @@ class Visits:
             for value in harvest.values:
                 await crawl.sink(value)
         if harvest.stops:
-            crawl.stop("spider")
-            self._scheduler.hold(crawl.id)
+            self._stop(crawl)
 
     async def _declare(self, harvest: Harvest) -> None:
-        """Item tables are made when their first item comes."""
-        for value in harvest.values:
-            kind = type(value)
-            if kind not in self._declared and not isinstance(value, Mapping):
-                self._declared.add(kind)
+        """Item tables are made when their first item comes.
+
+        Items of a class that does not fit its table are an error of the page.
+        """
+        for kind in dict.fromkeys(type(value) for value in harvest.values):
+            if kind in self._declared or issubclass(kind, Mapping):
+                continue
+            try:
                 await self._store.declare(table_of(kind))
+                self._declared.add(kind)
+            except StorageError as error:
+                hint = f" ({error.hint})" if error.hint else ""
+                harvest.errors.append(ErrorRow(code=ItemError.code, message=f"{error}{hint}"))
+                harvest.remove(kind)
 
     def _dispatch(self, crawl: Crawl, commit: Commit, ack: Ack) -> None:
         """Links go to the scheduler through the acknowledgement that inserted them."""
@@ -283,13 +340,3 @@ class Visits:
         (ack,) = await self._store.commit([commit])
         self._dispatch(crawl, commit, ack)
         self._woke()
-
-
-async def _call(hook: Hook, *given: Any) -> Any:
-    """Call a hook, plain or async. Raises SpiderError for whatever it raised."""
-    try:
-        answer = hook(*given)
-        return await answer if inspect.isawaitable(answer) else answer
-    except Exception as error:
-        name = getattr(hook, "__qualname__", repr(hook))
-        raise SpiderError(f"hook {name}: {type(error).__name__}: {error}") from error

@@ -1,10 +1,12 @@
-"""From a lease to an outcome, and what the domain's pace learns from it.
+"""From a place on the wire to an outcome, and what the domain's pace learns from it.
 
-Owns: making a crawl's request into an order, giving slot and lease back.
-Does not own: bytes and deadlines (`downloader`), what follows (`visits`, `errands`).
+Owns: slots (a domain's place on the wire with a client's lease), making a crawl's request
+into an order. Does not own: bytes and deadlines (`downloader`), what follows (`visits`,
+`errands`).
 
-Invariants: `learn` comes before `off`, so that the next start already keeps to what was
-learned; each lease and each slot is given back exactly once.
+Invariants: a slot is freed exactly once, whatever becomes of its task, even one that is
+cancelled before its first step; `learn` comes before it is freed, so that the next start
+already keeps to what was learned.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from crawler.downloader import Order
+from crawler.downloader import Order, Outcome
+from crawler.errors import FetchError
 from crawler.request import encode_body
 from crawler.response import Response
 from crawler.retry import Requeue
@@ -20,7 +23,7 @@ from crawler.retry import Requeue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from crawler.downloader import Downloader, Outcome
+    from crawler.downloader import Downloader
     from crawler.pool import Lease
     from crawler.request import Request
     from crawler.retry import Decision
@@ -29,10 +32,31 @@ if TYPE_CHECKING:
     from crawler.web.redirects import Hop
     from storage import DomainRow
 
-__all__ = ["Wire", "response_of"]
+__all__ = ["Slot", "Wire", "response_of"]
 
 SHORT_REST_S = 1.0
 """After a shortage of this machine's own."""
+
+
+class Slot:
+    """A domain's place on the wire, and the lease of its client."""
+
+    __slots__ = ("_free", "_is_taken", "domain", "lease")
+
+    def __init__(self, domain: Domain, lease: Lease, free: Callable[[Slot], None]) -> None:
+        self.domain = domain
+        self.lease = lease
+        self._free = free
+        self._is_taken = True
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.domain.name} {'taken' if self._is_taken else 'free'}>"
+
+    def free(self) -> None:
+        """Give both back. Idempotent: the task's end is the net below it."""
+        if self._is_taken:
+            self._is_taken = False
+            self._free(self)
 
 
 class Wire:
@@ -54,16 +78,20 @@ class Wire:
     def __repr__(self) -> str:
         return f"<Wire {self._downloader!r}>"
 
+    def take(self, domain: Domain) -> Slot:
+        """The slot that the scheduler has just granted, with the domain's client."""
+        return Slot(domain, self._downloader.lease(domain.name, domain.pace.limit), self._off)
+
     async def send(
         self,
         crawl: Crawl,
-        lease: Lease,
+        slot: Slot,
         request: Request,
         url: str,
         *,
         cut_at: int | None = None,
     ) -> Outcome:
-        """Send a request of a crawl to `url` under a lease.
+        """Send a request of a crawl to `url` in a slot.
 
         `cut_at`: bytes of the body that are enough, the rest is not read; None: the
         settings bound the body, and what passes them is an error.
@@ -81,10 +109,14 @@ class Wire:
             total_s=request.timeout or limits.timeout.total,
             wire_bytes=limits.body.wire,
             decoded_bytes=limits.body.decoded,
-            proxy=request.proxy,
             cut_at=cut_at,
         )
-        return await self._downloader.fetch(lease, order)
+        try:
+            if request.proxy is not None:
+                slot.lease = self._downloader.routed(slot.lease, request.proxy)
+        except FetchError as error:
+            return Outcome(error=error)
+        return await self._downloader.fetch(slot.lease, order)
 
     def learn(self, domain: Domain, outcome: Outcome, verdict: Decision | Hop) -> None:
         """The pace hears of an outcome."""
@@ -96,18 +128,17 @@ class Wire:
         elif outcome.error.fault == "local":
             domain.pace.rest(now, SHORT_REST_S)
 
-    def off(self, domain: Domain, lease: Lease) -> None:
-        """The last byte is in, or there will be none."""
-        lease.release()
-        self._scheduler.release(domain, self.clock())
-        self._woke()
-
     def pace_row(self, domain: Domain) -> DomainRow:
         """What is known of a domain now, for the store."""
         return domain.pace.row(
             offset=time.time() - self.clock(),
             connections=self._downloader.connections(domain.name),
         )
+
+    def _off(self, slot: Slot) -> None:
+        slot.lease.release()
+        self._scheduler.release(slot.domain, self.clock())
+        self._woke()
 
 
 def response_of(request: Request, url: str, outcome: Outcome, depth: int) -> Response:

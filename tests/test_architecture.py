@@ -31,7 +31,7 @@ LAYERS = """
 | 7 | `storage.sqlite` |
 | 8 | `storage` |
 | 10 | `crawler.about` `crawler.errors` `crawler.headers` `crawler.units` `crawler.wording` |
-| 11 | `crawler.urls` `crawler.node` |
+| 11 | `crawler.urls` `crawler.node` `crawler.options` |
 | 12 | `crawler.pool.stream` `crawler.pool.leases` `crawler.pool.tls` `crawler.pool.faults` |
 | 13 | `crawler.pool.budget` `crawler.pool.decode` |
 | 14 | `crawler.pool.backend` |

@@ -173,7 +173,7 @@ def test_two_spiders_over_one_host_keep_one_pace_and_one_pool(tmp_path: Path) ->
         assert site.stats().peak <= 2
     gaps = [later - earlier for earlier, later in itertools.pairwise(starts)]
     assert len(starts) == 22
-    assert min(gaps) > 0.015
+    assert min(gaps) > 0.008
     assert rows(db, "select _run, count(*) from seen group by 1") == [("one-1", 11), ("two-1", 11)]
 
 

@@ -185,6 +185,8 @@ def test_starts_are_spaced_and_concurrency_is_bounded(
     pace = a_pace(limit=limit)
     now, last, delay = 0.0, None, 0.0
     for passed, (event, value) in events:
+        if pace.is_dead:  # nothing starts any more: it is to be buried at once
+            break
         now += passed
         if event == "started":
             now = max(now, pace.next_at)

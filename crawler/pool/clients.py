@@ -151,6 +151,10 @@ class ClientCache:
             self._open(key, connections)
         return Lease(self, key, self._clients[key])
 
+    def leases(self, key: ClientKey) -> int:
+        """Leases of a client that are out now; 0: idle, or not open."""
+        return self._table.leases(key)
+
     def evict_idle(self, domain: str) -> int:
         """Close the domain's clients that nobody uses; how many."""
         idle = [key for key in self._table.idle() if key.domain == domain]

@@ -25,7 +25,7 @@ from crawler.pool.faults import fault
 from crawler.pool.tls import TlsContexts, TlsProfile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from crawler.pool.backend import CountingBackend
     from crawler.pool.stream import Stream
@@ -291,6 +291,33 @@ class PoolClient(httpx.AsyncClient):
 
     def __repr__(self) -> str:
         return f"<PoolClient over {self.transport!r}>"
+
+    async def exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes,
+        timeouts: Mapping[str, float | None],
+    ) -> httpx.Response:
+        """Send a request, for the head of its answer; the body is still to be read.
+
+        Goes straight to the transport: `send` would parse a redirect's Location, which is
+        the server's to write, and raise for some. Raises FetchError (`bad-request`) for
+        what cannot be sent, and those of the transport.
+        """
+        try:
+            request = httpx.Request(
+                method,
+                url,
+                headers=dict(headers),
+                content=content or None,
+                extensions={"timeout": dict(timeouts)},
+            )
+        except (httpx.InvalidURL, ValueError, TypeError) as error:
+            raise FetchError("bad-request", f"{type(error).__name__}: {error}", url=url) from error
+        return await self.transport.handle_async_request(request)
 
     @property
     def cookies(self) -> httpx.Cookies:
