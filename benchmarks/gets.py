@@ -39,7 +39,7 @@ WARM = 16
 
 @asynccontextmanager
 async def ours(domain: str, connections: int) -> AsyncIterator[Get]:
-    """The client cache, used as the downloader uses it: a lease and a stream per request."""
+    """The client cache as the downloader uses it: a lease and a stream per request."""
     from crawler.pool import ACCEPT_ENCODING, ClientCache, ClientKey
 
     cache = ClientCache()
@@ -49,11 +49,9 @@ async def ours(domain: str, connections: int) -> AsyncIterator[Get]:
     async def get(url: str) -> int:
         lease = cache.lease(key, connections)
         try:
-            client = lease.client
-            request = client.build_request(
-                "GET", url, headers=headers, extensions={"timeout": TIMEOUTS}
+            response = await lease.client.exchange(
+                "GET", url, headers=headers, content=b"", timeouts=TIMEOUTS
             )
-            response = await client.send(request, stream=True)
             try:
                 return len(b"".join([part async for part in response.aiter_raw()]))
             finally:
@@ -64,6 +62,24 @@ async def ours(domain: str, connections: int) -> AsyncIterator[Get]:
     try:
         yield get
     finally:
+        await cache.aclose()
+
+
+@asynccontextmanager
+async def ours_by_send(domain: str, connections: int) -> AsyncIterator[Get]:
+    """The same clients used as any httpx.AsyncClient."""
+    from crawler.pool import ClientCache, ClientKey
+
+    cache = ClientCache()
+    lease = cache.lease(ClientKey(domain), connections)
+
+    async def get(url: str) -> int:
+        return len((await lease.client.get(url)).content)
+
+    try:
+        yield get
+    finally:
+        lease.release()
         await cache.aclose()
 
 
@@ -113,6 +129,7 @@ async def plain_aiohttp(domain: str, connections: int) -> AsyncIterator[Get]:
 
 CASES: dict[str, tuple[str, Case]] = {
     "ours": ("crawler", ours),
+    "ours by send": ("crawler", ours_by_send),
     "httpx": ("httpx", plain_httpx),
     "httpx-aiohttp": ("httpx_aiohttp", httpx_aiohttp),
     "aiohttp": ("aiohttp", plain_aiohttp),

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from crawler.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from crawler.cli import main
+
+        code = main()
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)

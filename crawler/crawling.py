@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from crawler.engine import Session
-from crawler.settings import Layer, resolve
+from crawler.layers import Layer, resolve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

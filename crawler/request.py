@@ -1,9 +1,9 @@
 """What a spider asks for: a frozen Request, and its two other forms, row and bytes.
 
-Owns: the options of a request, their checks, the JSON payload that a store keeps beside
-URL, method and priority, and the body that goes over the wire.
-Does not own: canonical URLs and fingerprints (`urls`), depth and ids (the store), or who
-answers the callback (`spider`).
+Owns: the options of a request, which of them go together, the JSON payload that a store
+keeps beside URL, method and priority, and the body that goes over the wire.
+Does not own: what one option may be (`options`), canonical URLs and fingerprints (`urls`),
+depth and ids (the store), or who answers the callback (`spider`).
 
 Invariants: a request that could be made can be stored, and decode(encode(r)) == r for a
 request whose callback is set; equal requests have equal body bytes.
@@ -11,8 +11,7 @@ request whose callback is set; equal requests have equal body bytes.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import fields, is_dataclass
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypedDict, Unpack
@@ -22,6 +21,22 @@ import msgspec
 from msgspec import Struct, structs
 
 from crawler.errors import SpiderError
+from crawler.options import (
+    File,
+    Form,
+    are_statuses,
+    check_flag,
+    check_headers,
+    check_instant,
+    check_priority,
+    check_proxy,
+    check_seconds,
+    check_text,
+    form_pairs,
+    is_token,
+    named_files,
+    refusal,
+)
 
 __all__ = [
     "Body",
@@ -41,12 +56,9 @@ Results: TypeAlias = object
 return or yield, from a plain or an async function. It annotates all of these forms."""
 
 Callback: TypeAlias = Callable[..., Results]
-Form: TypeAlias = Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]]
-File: TypeAlias = bytes | tuple[str, bytes] | tuple[str, bytes, str]
-"""Content, or (file name, content), or (file name, content, content type)."""
 
 DEFAULT_CALLBACK: Final = "parse"
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_NO_STATUSES: Final[tuple[int, ...]] = ()
 _checked_callbacks: set[object] = set()
 
 
@@ -107,15 +119,15 @@ class Request(_Destination, frozen=True, kw_only=True):
     session: str | None = None
     """Name of a cookie jar and connections of its own; None: the shared one."""
     proxy: str | None = None
-    """URL of a proxy; None: as the settings say."""
+    """`http://` or `https://` URL of a proxy, with credentials if it asks; None: no proxy."""
     timeout: float | None = None
     """Seconds for the whole exchange; None: as the settings say."""
     retry: Any = None
     """A `Retry` of plain numbers; None: the spider's."""
-    statuses: tuple[int, ...] = ()
-    """Delivered besides 2xx and the spider's own."""
+    statuses: tuple[int, ...] = _NO_STATUSES
+    """Delivered besides 2xx and the spider's own; any collection is taken."""
     not_before: float | None = None
-    """Wall-clock instant; None: as soon as its turn comes."""
+    """Wall-clock instant, in seconds since 1970; None: as soon as its turn comes."""
     args: Mapping[str, Any] = {}
     """Keyword arguments of the callback: JSON values."""
 
@@ -125,8 +137,19 @@ class Request(_Destination, frozen=True, kw_only=True):
             function = getattr(callback, "__func__", None)
             if function is None or function not in _checked_callbacks:
                 _check_callback(callback)
-        if self.args:
-            _check_args(self.args)
+        args, url = self.args, self.url
+        if type(url) is not str or not url.isascii():
+            _check_url(url)
+        if args or type(args) is not dict:
+            _check_args(args)
+        if (
+            self.priority != 0
+            or self.timeout is not None
+            or self.not_before is not None
+            or self.revisit is not False
+            or self.statuses is not _NO_STATUSES
+        ):
+            _check_numbers(self)
         if (
             self.headers is not None
             or self.json is not None
@@ -141,8 +164,6 @@ class Request(_Destination, frozen=True, kw_only=True):
             _check_content(self)
         if self.method != "GET":
             _check_method(self)
-        if not self.url.isascii():
-            _encoded(self.url, "URL of a request")
 
     @property
     def is_plain(self) -> bool:
@@ -185,7 +206,9 @@ def _check_callback(callback: Callback) -> None:
     _checked_callbacks.add(function)
 
 
-def _check_args(args: Mapping[str, Any]) -> None:
+def _check_args(args: object) -> None:
+    if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
+        raise refusal("args", args, "a mapping of names to values")
     for name, value in args.items():
         _check_json(value, f"argument {name!r} of a callback")
     _encoded(args, "arguments of a callback")
@@ -213,53 +236,54 @@ def _encoded(value: Any, what: str) -> bytes:
         raise SpiderError(f"{what} cannot be written as JSON: {error}") from error
 
 
+def _check_url(url: object) -> None:
+    check_text("url", url)
+    _encoded(url, "URL of a request")
+
+
 def _check_method(request: Request) -> None:
-    if not _TOKEN(request.method):
-        raise SpiderError(f"not an HTTP method: {request.method!r}")
+    if not is_token(request.method):
+        raise refusal("method", request.method, "an HTTP method")
     structs.force_setattr(request, "method", request.method.upper())
+
+
+def _check_numbers(request: Request) -> None:
+    check_priority(request.priority)
+    check_flag("revisit", request.revisit)
+    if request.timeout is not None:
+        check_seconds("timeout", request.timeout)
+    if request.not_before is not None:
+        check_instant("not_before", request.not_before)
+    if not are_statuses(request.statuses):
+        raise refusal("statuses", request.statuses, "status codes, like (404, 410)")
+    structs.force_setattr(request, "statuses", tuple(request.statuses))
 
 
 def _check_content(request: Request) -> None:
     has_form = request.data is not None or request.files is not None
     if (request.json is not None) + has_form + (request.body is not None) > 1:
         raise SpiderError(f"{request.url}: give one of json, data (with files) and body")
-    for name, value in (request.headers or {}).items():
-        if not _TOKEN(name) or not isinstance(value, str) or set(value) & {"\r", "\n", "\0"}:
-            raise SpiderError(f"not a header field: {name!r}: {value!r}")
+    if request.headers is not None:
+        check_headers(request.headers)
     if request.body is not None and not isinstance(request.body, bytes):
-        raise SpiderError("body of a request must be bytes; encode text yourself")
+        raise refusal("body", request.body, "bytes; encode text yourself")
+    if request.key is not None:
+        check_text("key", request.key)
+    if request.session is not None:
+        check_text("session", request.session)
+    if request.proxy is not None:
+        check_proxy(request.proxy)
     if request.data is not None:
-        structs.force_setattr(request, "data", tuple(_pairs(request.data)))
+        structs.force_setattr(request, "data", form_pairs(request.data))
     if request.files is not None:
-        structs.force_setattr(request, "files", _named_files(request.files))
+        structs.force_setattr(request, "files", named_files(request.files))
     encode(request, request.url)
-
-
-def _pairs(data: Form) -> Iterable[tuple[str, str]]:
-    for name, value in data.items() if isinstance(data, Mapping) else data:
-        several = value if isinstance(value, list | tuple) else (value,)
-        for part in several:
-            if not isinstance(name, str) or not isinstance(part, str):
-                raise SpiderError(f"form field {name!r} must be text: {part!r}")
-            yield name, part
-
-
-def _named_files(files: Mapping[str, File]) -> dict[str, tuple[str, bytes, str]]:
-    return {name: _named_file(name, file) for name, file in files.items()}
-
-
-def _named_file(name: str, file: File) -> tuple[str, bytes, str]:
-    parts = (name, file) if isinstance(file, bytes) else tuple(file)
-    filename, content, kind = (*parts, "application/octet-stream")[:3]
-    if not isinstance(filename, str) or not isinstance(content, bytes):
-        raise SpiderError(f"file {name!r}: give bytes, or (file name, bytes[, content type])")
-    return filename, content, str(kind)
 
 
 def _retry_fields(retry: object) -> dict[str, Any]:
     """The numbers of a Retry that differ from its defaults."""
-    if not is_dataclass(retry) or isinstance(retry, type):
-        raise SpiderError(f"retry of a request must be a Retry: {retry!r}")
+    if not is_dataclass(retry) or isinstance(retry, type) or not hasattr(retry, "decide"):
+        raise refusal("retry", retry, "a Retry")
     plain = type(retry)()
     changed = {
         field.name: getattr(retry, field.name)
@@ -330,9 +354,9 @@ def encode(request: Request, canonical_url: str, via: tuple[str, ...] = ()) -> s
         args=dict(request.args),
         headers=None if request.headers is None else dict(request.headers),
         json=request.json,
-        data=None if request.data is None else tuple(_pairs(request.data)),
+        data=None if request.data is None else form_pairs(request.data),
         body=request.body,
-        files=None if request.files is None else _named_files(request.files),
+        files=None if request.files is None else named_files(request.files),
         key=request.key,
         revisit=request.revisit,
         session=request.session,
@@ -420,7 +444,7 @@ def encode_body(request: Request) -> Body:
     """What is sent, the same for the same request every time."""
     if request.json is not None:
         return Body("application/json", msgspec.json.encode(request.json))
-    pairs = tuple(_pairs(request.data or ()))
+    pairs = form_pairs(request.data or ())
     if request.files is not None:
         return _multipart(pairs, request.files)
     if request.data is not None:
@@ -436,7 +460,7 @@ def body_bytes(request: Request) -> bytes:
 def _multipart(pairs: Iterable[tuple[str, str]], files: Mapping[str, File]) -> Body:
     """RFC 7578; the boundary is a digest of the parts, so that it is the same each time."""
     parts = [f'name="{_quoted(name)}"\r\n\r\n'.encode() + value.encode() for name, value in pairs]
-    for name, (filename, content, kind) in _named_files(files).items():
+    for name, (filename, content, kind) in named_files(files).items():
         head = f'name="{_quoted(name)}"; filename="{_quoted(filename)}"\r\nContent-Type: {kind}'
         parts.append(head.encode() + b"\r\n\r\n" + content)
     digest = blake2b(digest_size=16)

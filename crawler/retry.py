@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tenacity.stop import stop_base
 
-__all__ = ["Decision", "Deliver", "GiveUp", "Requeue", "Retry", "retry_after_s"]
+__all__ = ["DELIVER", "Decision", "Deliver", "GiveUp", "Requeue", "Retry", "retry_after_s"]
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 UNPROCESSED: Final = frozenset({429, 503})
@@ -96,7 +96,7 @@ class Retry:
         first attempt was made, for strategies that look at the time spent (None: now).
         """
         if error is None and status is not None and (200 <= status < 300 or status in deliver):
-            return Deliver()
+            return DELIVER
         failure = error or FetchError(f"http-{status}", f"the server answered {status}")
         if failure.fault == "local":
             return Requeue(at=now + 1.0, spent=False)
@@ -134,6 +134,9 @@ class Retry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deliver:
     """The callback gets the page."""
+
+
+DELIVER: Final = Deliver()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from crawler.about import NAME, VERSION
 from crawler.errors import FetchError
 from crawler.pool import ACCEPT_ENCODING
 from crawler.request import body_bytes, encode
-from crawler.retry import GiveUp, Requeue, Retry
+from crawler.retry import DELIVER, GiveUp, Requeue, Retry
 from crawler.urls import canonicalise, fingerprint, site_of
 from crawler.web.redirects import REDIRECTS, next_hop
 from crawler.web.robots import agent_token
@@ -290,6 +290,8 @@ class Crawl:
     ) -> Decision | Hop:
         """The same for a request that has no row."""
         status = outcome.status
+        if status is not None and 200 <= status < 300:
+            return DELIVER
         wanted = self.statuses.union(request.statuses)
         if status in REDIRECTS and status not in wanted:
             try:
@@ -435,6 +437,7 @@ class Crawl:
     def _commit(
         self, task: Task, outcome: Outcome, now: float, decision: str, **changes: Any
     ) -> Commit:
+        proxy = task.request.proxy
         return Commit(
             run=self.id,
             domain=task.domain.name,
@@ -447,7 +450,7 @@ class Crawl:
                     started_at=task.started_at,
                     attempt=task.row.attempts + 1,
                     wait_s=task.wait_s,
-                    proxy=task.request.proxy,
+                    proxy=canonicalise(proxy).origin if proxy else None,
                 ),
             ),
             pace=outcome.pace,

@@ -1,12 +1,12 @@
-"""What a person may set: one typed vocabulary, four places to set it, typos refused.
+"""What a person may set: one typed vocabulary, typos refused.
 
-Owns: names, types, defaults and units of every setting; the merging of layers, field by
-field; the origin of every effective value.
-Does not own: what a setting does (the part it is named after), or flags of the command.
+Owns: names, types, defaults and units of every setting, and how a wrong one is told.
+Does not own: the places where they are set (`layers`), what a setting does (the part it is
+named after), or flags of the command.
 
-Invariants: a value is in effect only if its name and type were checked; a layer overrides
-what it gives and nothing else, even when it gives a default's value; settings never change
-after they were built. The docstring under a field is its documentation (`vocabulary`).
+Invariants: a value is in effect only if its name and type were checked; settings never
+change after they were built. The docstring under a field is its documentation
+(`vocabulary`).
 """
 
 from __future__ import annotations
@@ -30,17 +30,15 @@ from typing import (
 import msgspec
 
 from crawler.errors import SettingsError, nearest
-from crawler.units import Bytes, Count, Patience, Seconds, Text, convert, expected
+from crawler.units import Bytes, Count, HeaderText, Patience, Seconds, Text, convert, expected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "BodySettings",
     "DomainSettings",
     "Field",
-    "Layer",
     "PoolSettings",
     "RobotsSettings",
     "Settings",
@@ -48,10 +46,10 @@ __all__ = [
     "TimeoutSettings",
     "TlsSettings",
     "UnfinishedSettings",
-    "environment_layer",
-    "file_layers",
-    "flag_layer",
-    "resolve",
+    "checked",
+    "did_you_mean",
+    "known",
+    "setting_types",
     "vocabulary",
 ]
 
@@ -75,9 +73,9 @@ class SettingsGroup:
             if name not in self.types:
                 raise SettingsError(
                     f"unknown setting `{name}` in {type(self).__name__}",
-                    hint=_did_you_mean(name, self.types),
+                    hint=did_you_mean(name, self.types),
                 )
-            vars(self)[name] = _checked(name, value, self.types[name], type(self).__name__)
+            vars(self)[name] = checked(name, value, self.types[name], type(self).__name__)
 
     def __init_subclass__(cls) -> None:
         hints = get_type_hints(cls, include_extras=True)
@@ -216,9 +214,9 @@ class Settings(SettingsGroup):
     """Seconds after which the run ends, done or not; None: no limit."""
     patience: Seconds = 600.0
     """Seconds to sit waiting when nothing can start; 0: end at once with state `waiting`."""
-    user_agent: Text | None = None
+    user_agent: HeaderText | None = None
     """The User-Agent header; None: name and version of the spider's crawler."""
-    contact: Text | None = None
+    contact: HeaderText | None = None
     """URL or mail address added to the User-Agent; None: nothing is added."""
     on_error: Literal["keep", "drop"] = "keep"
     """What a callback yielded before it raised: kept with the error, or dropped."""
@@ -237,22 +235,13 @@ class Settings(SettingsGroup):
         if not self.domains:
             return self.domain
         matching = tuple(pattern for pattern in self.domains if _matches(pattern, name))
-        known: dict[tuple[str, ...], DomainSettings] = vars(self).setdefault("_merged", {})
-        if matching not in known:
+        merged: dict[tuple[str, ...], DomainSettings] = vars(self).setdefault("_merged", {})
+        if matching not in merged:
             given = self.domain.given()
             for pattern in sorted(matching, key=lambda text: (len(text), text)):
                 given |= self.domains[pattern].given()
-            known[matching] = DomainSettings(**given)
-        return known[matching]
-
-
-class Layer(NamedTuple):
-    """Settings from one place."""
-
-    origin: str
-    """What people call the place: pyproject.toml, spider, environment, -s."""
-    values: Mapping[str, Any]
-    """Dotted name to value as it stands there."""
+            merged[matching] = DomainSettings(**given)
+        return merged[matching]
 
 
 class Field(NamedTuple):
@@ -264,80 +253,6 @@ class Field(NamedTuple):
     expected: str
     """What a value must be, in words."""
     doc: str
-
-
-# ── layers ───────────────────────────────────────────────────────────────────────────────
-
-
-def resolve(layers: Sequence[Layer]) -> Settings:
-    """Merge layers, later ones over earlier ones, and remember where each value came from.
-
-    Raises SettingsError, naming the setting and its origin, for the first unknown name or
-    impossible value.
-    """
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for layer in layers:
-        for written, raw in layer.values.items():
-            key, kind = _known(written, layer.origin)
-            values[key] = _checked(key, raw, kind, layer.origin)
-            origins[key] = layer.origin
-    settings = Settings(**_nested(values))
-    vars(settings)["_origins"] = origins
-    return settings
-
-
-def file_layers(folder: Path) -> list[Layer]:
-    """What pyproject.toml ([tool.crawler]) and crawler.toml in `folder` set, if they are there.
-
-    Raises SettingsError for a file that is not TOML.
-    """
-    import tomllib
-
-    layers = []
-    for name, path in (("pyproject.toml", ("tool", "crawler")), ("crawler.toml", ())):
-        try:
-            table = tomllib.loads((folder / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"{name} could not be read: {error}") from error
-        for step in path:
-            table = table.get(step, {})
-            if not isinstance(table, dict):
-                raise SettingsError(f"`{step}` in {name} is not a table", hint="[tool.crawler]")
-        if table:
-            layers.append(Layer(name, dict(_leaves(table, ()))))
-    return layers
-
-
-def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """What CRAWLER_* variables set: CRAWLER_DOMAIN_DELAY is `domain.delay`.
-
-    Raises SettingsError for a CRAWLER_* variable that is no setting.
-    """
-    names = {f"CRAWLER_{key.replace('.', '_').upper()}": key for key in _types()}
-    values = {}
-    for name, value in environ.items():
-        if not name.startswith("CRAWLER_"):
-            continue
-        if name not in names:
-            raise SettingsError(
-                f"unknown setting `{name}` (from environment)", hint=_did_you_mean(name, names)
-            )
-        values[names[name]] = value
-    return Layer("environment", values)
-
-
-def flag_layer(pairs: Iterable[str], origin: str = "-s") -> Layer:
-    """What `KEY=VALUE` strings set; raises SettingsError for one without `=`."""
-    values = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise SettingsError(f"`{pair}` (from {origin}) is not KEY=VALUE")
-        values[key.strip()] = value.strip()
-    return Layer(origin, values)
 
 
 def vocabulary() -> list[Field]:
@@ -358,48 +273,18 @@ def vocabulary() -> list[Field]:
                         docs[node.name, name] = inspect.cleandoc(doc)
     defaults = Settings().effective()
     fields = []
-    for key, kind in _types().items():
+    for key, kind in setting_types().items():
         group, _, name = key.rpartition(".")
         owner = type(getattr(Settings, group)) if group else Settings
         fields.append(Field(key, defaults[key], expected(kind), docs[owner.__name__, name]))
     return fields
 
 
-def _leaves(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, (*path, name))
-        elif path[:1] == ("domains",) and len(path) > 1:
-            yield f'domains."{".".join(path[1:])}".{name}', value
-        else:
-            yield ".".join((*path, name)), value
-
-
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names to the keyword arguments of Settings."""
-    tree: dict[str, Any] = {}
-    domains: dict[str, dict[str, Any]] = {}
-    for key, value in values.items():
-        group, _, name = key.rpartition(".")
-        if not group:
-            tree[name] = value
-        elif group.startswith("domains."):
-            domains.setdefault(group.removeprefix("domains.").strip('"'), {})[name] = value
-        else:
-            tree.setdefault(group, {})[name] = value
-    for group, given in tree.items():
-        if isinstance(given, dict):
-            tree[group] = type(getattr(Settings, group))(**given)
-    if domains:
-        tree["domains"] = {pattern: DomainSettings(**given) for pattern, given in domains.items()}
-    return tree
-
-
 # ── names ────────────────────────────────────────────────────────────────────────────────
 
 
 @lru_cache(maxsize=1)
-def _types() -> Mapping[str, Any]:
+def setting_types() -> Mapping[str, Any]:
     """Dotted name of every setting to its type, `domains` apart."""
     types: dict[str, Any] = {}
     for name, kind in Settings.types.items():
@@ -411,12 +296,12 @@ def _types() -> Mapping[str, Any]:
     return MappingProxyType(types)
 
 
-def _known(written: str, origin: str) -> tuple[str, Any]:
+def known(written: str, origin: str) -> tuple[str, Any]:
     """The key as it is kept, and its type."""
     key = written.strip()
-    if key in _types():
-        return key, _types()[key]
-    names: Iterable[str] = _types()
+    if key in setting_types():
+        return key, setting_types()[key]
+    names: Iterable[str] = setting_types()
     if key.startswith("domains."):
         pattern, _, name = key.removeprefix("domains.").rpartition(".")
         pattern = pattern.strip("\"'").lower()
@@ -433,7 +318,7 @@ def _known(written: str, origin: str) -> tuple[str, Any]:
     siblings = [name for name in names if name.startswith(f"{key.partition('.')[0]}.")]
     hint = f"the group has {_listed(siblings)}" if siblings and not nearest(key, names) else None
     raise SettingsError(
-        f"unknown setting `{written}` (from {origin})", hint=hint or _did_you_mean(key, names)
+        f"unknown setting `{written}` (from {origin})", hint=hint or did_you_mean(key, names)
     )
 
 
@@ -441,7 +326,8 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _did_you_mean(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The hint for a mistyped name."""
     best = nearest(name, names)
     return f"did you mean `{best}`?" if best else "`crawler config --list` shows all settings"
 
@@ -456,7 +342,7 @@ def _matches(pattern: str, name: str) -> bool:
     return _pattern(pattern).fullmatch(name) is not None
 
 
-def _checked(key: str, raw: Any, kind: Any, origin: str) -> Any:
+def checked(key: str, raw: Any, kind: Any, origin: str) -> Any:
     """The value as its type wants it; raises SettingsError naming key, value and origin."""
     if get_origin(kind) is Mapping:
         return _patterns(key, raw, origin)
@@ -476,7 +362,7 @@ def _patterns(key: str, raw: Any, origin: str) -> Mapping[str, DomainSettings]:
         raise SettingsError(f"setting `{key}` = {raw!r} (from {origin}): expected patterns")
     return MappingProxyType(
         {
-            str(pattern).lower(): _checked(f'{key}."{pattern}"', group, DomainSettings, origin)
+            str(pattern).lower(): checked(f'{key}."{pattern}"', group, DomainSettings, origin)
             for pattern, group in raw.items()
         }
     )

@@ -10,21 +10,24 @@ equal arguments have one canonical form; a callback is found under the name it w
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
 from copy import copy
-from inspect import get_annotations
+from inspect import get_annotations, getattr_static
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
 
 import msgspec
 
-from crawler.errors import SpiderError, SpiderLoadError, UsageError, nearest
+from crawler.errors import FetchError, SpiderError, SpiderLoadError, UsageError, nearest
 from crawler.items import check_table_name
+from crawler.options import are_statuses
 from crawler.plugins import Plugin
 from crawler.request import Callback, Request, Results
 from crawler.retry import Retry
 from crawler.settings import Settings
+from crawler.urls import canonicalise
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Sequence
 
     from crawler.response import Response
 
@@ -44,7 +47,7 @@ class Spider(Plugin):
     name: str
     """Default: the class's name in lower case. Also the database's, `<name>.db`."""
     start_urls: Iterable[str] = ()
-    allowed_domains: Sequence[str] | None = None
+    allowed_domains: Collection[str] | None = None
     """Domains, with their subdomains, that links may lead to; None: any that the spider
     asks for by itself, and the start URLs' hosts where it follows every link."""
     retry: Retry | None = None
@@ -87,6 +90,7 @@ class Spider(Plugin):
                 )
             elif isinstance(getattr(self, name), list | dict | set):
                 setattr(self, name, copy(getattr(self, name)))
+        _check_attributes(self)
 
     def __repr__(self) -> str:
         given = " ".join(f"{name}={value}" for name, value in self.arguments.items())
@@ -180,6 +184,84 @@ class Spider(Plugin):
         if self._fetch is None:
             raise RuntimeError(f"{self!r} is not being crawled: fetch() works inside callbacks")
         return await self._fetch(request)
+
+
+def _check_attributes(spider: Spider) -> None:
+    """Raises SpiderLoadError for an attribute that would break the crawl later.
+
+    A property is asked by the crawl alone: it may need what `__init__` has not set yet.
+    """
+    for name, (check, wanted, hint) in _CHECKS.items():
+        value = getattr_static(spider, name)
+        is_property = hasattr(value, "__get__") and not callable(value)
+        if not is_property and not check(value):
+            raise SpiderLoadError(
+                f"spider {spider.name}: {name} must be {wanted}, not {value!r:.80}",
+                hint=_made(name, value) or hint,
+            )
+
+
+def _are_urls(value: object) -> bool:
+    if isinstance(value, list | tuple | set):
+        return all(isinstance(url, str) for url in value)
+    return isinstance(value, Iterable | AsyncIterable) and not isinstance(value, str | bytes)
+
+
+def _are_domains(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, Collection) or isinstance(value, str | bytes | Mapping):
+        return False
+    return all(isinstance(name, str) and _domain(name) == name for name in value)
+
+
+def _domain(text: str) -> str | None:
+    """The domain of a URL, or of what was written as a domain; None: there is none."""
+    written = text if "://" in text else f"http://{text.removeprefix('*').removeprefix('.')}"
+    try:
+        return canonicalise(written).domain
+    except FetchError:
+        return None
+
+
+def _are_plugins(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, Plugin) for each in value)
+
+
+def _made(name: str, value: object) -> str | None:
+    """The line to write, when it can be told from what was written."""
+    several = value if isinstance(value, list | tuple | set) else (value,)
+    if name == "allowed_domains":
+        domains = [_domain(each) for each in several if isinstance(each, str)]
+        return f"{name} = {domains}" if domains and all(domains) else None
+    classes = [each.__name__ for each in several if isinstance(each, type)]
+    if not classes:
+        return None
+    made = f"[{classes[0]}()]" if name == "plugins" else f"{classes[0]}()"
+    return f"{classes[0]} is a class, make one of it: {name} = {made}"
+
+
+_CHECKS: dict[str, tuple[Callable[[object], bool], str, str]] = {
+    "start_urls": (_are_urls, "a list of URLs", 'start_urls = ["https://..."]'),
+    "allowed_domains": (
+        _are_domains,
+        "a list of domains, in small letters, without scheme and path",
+        'allowed_domains = ["example.com"]',
+    ),
+    "statuses": (are_statuses, "a list of status codes", "statuses = [404]"),
+    "retry": (
+        lambda value: value is None or isinstance(value, Retry),
+        "a Retry",
+        "retry = Retry(attempts=5)",
+    ),
+    "plugins": (_are_plugins, "a list of plugins", "plugins = [MyPlugin()]"),
+    "settings": (
+        lambda value: isinstance(value, Settings),
+        "Settings",
+        "settings = Settings(limit=100)",
+    ),
+}
+"""Attribute to its check, what it must be, and how it is written."""
 
 
 def _unknown_argument(spider: str, name: str, declared: Mapping[str, Any]) -> SpiderLoadError:

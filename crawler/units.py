@@ -18,6 +18,7 @@ import msgspec
 __all__ = [
     "Bytes",
     "Count",
+    "HeaderText",
     "Patience",
     "Seconds",
     "Text",
@@ -33,6 +34,8 @@ Patience = Annotated[float, msgspec.Meta(gt=0, extra={"unit": "seconds"})]
 Bytes = Annotated[int, msgspec.Meta(ge=1, extra={"unit": "bytes"})]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+HeaderText = Annotated[str, msgspec.Meta(pattern=r"\A[!-~](?:[ -~]*[!-~])?\Z")]
+"""What a header can carry: printable ASCII without space around it (RFC 9110 §5.5)."""
 
 DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 SIZES = {"": 1, "b": 1} | {
@@ -104,7 +107,9 @@ def expected(kind: Any) -> str:
             return f"seconds{' above 0' if meta.gt == 0 else ''} (90, '2h', '500ms')"
         if unit == "bytes":
             return "bytes (65536, '32MiB')"
-        return "a text" if inner is str else f"a whole number, {meta.ge} or more"
+        if inner is str:
+            return "a text of printable ASCII" if meta.pattern else "a text"
+        return f"a whole number, {meta.ge} or more"
     if args := get_args(kind):
         return ", or ".join("none" if arg is type(None) else expected(arg) for arg in args)
     return {bool: "true or false"}.get(kind, str(getattr(kind, "__name__", kind)))

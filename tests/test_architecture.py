@@ -43,7 +43,7 @@ LAYERS = """
 | 20 | `crawler.items` `crawler.request` `crawler.retry` |
 | 21 | `crawler.response` |
 | 22 | `crawler.settings` `crawler.window` `crawler.plugins` |
-| 23 | `crawler.pace` |
+| 23 | `crawler.pace` `crawler.layers` |
 | 24 | `crawler.actions` `crawler.spider` `crawler.harvest` |
 | 25 | `crawler.scheduler` `crawler.downloader` |
 | 26 | `crawler.run` `crawler.frontier` |

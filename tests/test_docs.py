@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from crawler.cli import main
-from crawler.settings import Settings, flag_layer, resolve, vocabulary
+from crawler.layers import flag_layer, resolve
+from crawler.settings import Settings, vocabulary
 from storage.schema import VIEWS
 
 if TYPE_CHECKING:

@@ -385,3 +385,20 @@ def test_a_crawl_of_one_domain_at_a_time_keeps_to_its_settings() -> None:
         crawl_sync(spider, settings=paced)
         times = [entry.at for entry in site.log]
     assert min(later - earlier for earlier, later in itertools.pairwise(times)) > 0.03
+
+
+def test_a_proxys_password_stands_in_no_fetch_row(tmp_path: Path) -> None:
+    with Site({}, fallback=page()).threaded() as site, Site({}, fallback=page()).threaded() as hop:
+        proxy = hop.url("/").replace("http://", "http://me:hunter2@")
+
+        class Proxied(Walk):
+            def start(self) -> Results:
+                yield Request(self.url, proxy=proxy)
+
+            url: str = ""
+
+        crawl_sync(Proxied(url=site.url("/")), db=tmp_path / "x.db")
+        via = hop.url("/").rstrip("/")
+    assert rows(
+        tmp_path / "x.db", "select distinct proxy from fetches where proxy is not null"
+    ) == [(via,)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from traceback import format_exception
 from typing import Any
 
+import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.errors import SpiderError
+from crawler.pool.connection import ProxyRoute
 from crawler.request import (
     Callback,
     Request,
@@ -152,6 +155,104 @@ def test_an_argument_that_json_would_change_is_refused_by_name(value: Any) -> No
 def test_what_cannot_be_sent_or_stored_is_refused_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(SpiderError):
         Request(URL, **wrong)
+
+
+WRONG: list[tuple[str, Any]] = [
+    *(("url", value) for value in (1, None, b"http://127.0.0.1/")),
+    *(("method", value) for value in (5, None, "", "GET /")),
+    *(("priority", value) for value in ("high", 1.5, None, True, 2**63, -(2**64))),
+    *(("revisit", value) for value in ("x", 1, None)),
+    *(("timeout", value) for value in ("5", 0, -1, float("nan"), float("inf"), True)),
+    *(("not_before", value) for value in ("x", -1, float("nan"), float("inf"), 1e12, True)),
+    *(("statuses", value) for value in (404, "404", None, ("404",), (4040,), (True,), {404: 1})),
+    *(("key", value) for value in (5, b"k")),
+    *(("session", value) for value in (5, ["a"])),
+    *(("proxy", value) for value in (5, "", "foo", "proxy:3128", "http:proxy", "http://")),
+    *(("proxy", f"http://proxy{tail}") for tail in (":0", ":70000", ":x", "/path", " x", "..a")),
+    *(("proxy", value) for value in ("socks5://proxy:1080", "http://a\u2100b/", "http://[x]/")),
+    *(("headers", value) for value in ("A: b", [("A", "b")], 5)),
+    *(("data", value) for value in ("a=b", b"a=b", 5, ["ab"], [("a", "b", "c")])),
+    *(("files", value) for value in ([b""], "a")),
+    *(("args", value) for value in (None, [1], {1: 2})),
+    *(("body", value) for value in ("text", 5)),
+    *(("retry", value) for value in (3, Retry, "never")),
+]
+
+
+@pytest.mark.parametrize(("option", "value"), WRONG, ids=repr)
+def test_an_option_of_the_wrong_kind_is_refused_by_name_and_value(option: str, value: Any) -> None:
+    with pytest.raises(SpiderError, match=f"^{option} of a request must be") as caught:
+        Request(**{"url": URL, option: value})
+    shown = value if option != "data" or not isinstance(value, list) else value[0]
+    assert repr(shown) in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["headers", "json", "retry"])
+def test_a_wrong_option_is_named_also_beside_others(option: str) -> None:
+    others: dict[str, Any] = {"headers": {"A": "b"}, "json": {}, "retry": Retry()}
+    for name, value in (("statuses", 404), ("url", 5), ("timeout", "5"), ("args", 3)):
+        with pytest.raises(SpiderError, match=f"^{name} of a request must be"):
+            Request(**{"url": URL, option: others[option], name: value})
+
+
+@pytest.mark.parametrize("value", ["é☃", "\xe9", "a\tb\x7f", " a", "a ", "a\n", 5, None])
+def test_a_header_that_no_client_sends_is_refused_by_name_without_its_value(value: Any) -> None:
+    with pytest.raises(SpiderError, match="header 'X-Token'") as caught:
+        Request(URL, headers={"A": "b", "X-Token": value})
+    assert "\n" not in str(caught.value)
+    with pytest.raises(SpiderError, match="header 'Authorization'") as caught:
+        Request(URL, headers={"Authorization": "Bearer s3cret\n"})
+    assert "s3cret" not in str(caught.value)
+
+
+@given(st.text(st.characters(max_codepoint=260), max_size=5))
+def test_no_accepted_header_surprises_those_who_send_it(value: str) -> None:
+    try:
+        Request(URL, headers={"X": value})
+    except SpiderError:
+        return
+    sent = value.encode("ascii")
+    assert h11.Request(method="GET", target="/", headers=[(b"Host", b"a"), (b"X", sent)])
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://me:s3cret@", "socks5://me:s3cret@proxy:1080", "me:s3cret@proxy:3128"]
+)
+def test_the_password_of_a_refused_proxy_is_not_shown(proxy: str) -> None:
+    with pytest.raises(SpiderError, match="http://host:port") as caught:
+        Request(URL, proxy=proxy)
+    assert "s3cret" not in "".join(format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["http://proxy", "HTTPS://me:pass@proxy:3128/", "http://[::1]:3128", "http://bücher.example:1"],
+)
+def test_what_is_accepted_as_a_proxy_can_be_used_as_one(proxy: str) -> None:
+    assert Request(URL, proxy=proxy).proxy == proxy
+    assert ProxyRoute.parse(proxy).origin.host
+
+
+@given(st.text(st.sampled_from("http://:@[].a1é%?#\t \\"), max_size=14))
+def test_no_accepted_proxy_surprises_the_pool(tail: str) -> None:
+    try:
+        Request(URL, proxy=f"http://{tail}")
+    except SpiderError:
+        return
+    assert ProxyRoute.parse(f"http://{tail}").origin.host
+
+
+def test_statuses_may_be_any_collection_and_come_back_the_same() -> None:
+    for statuses in ([404, 410], {404, 410}, range(404, 411, 6)):
+        request = Request(URL, statuses=statuses)  # type: ignore[arg-type]
+        assert sorted(request.statuses) == [404, 410]
+        assert isinstance(request.statuses, tuple)
+
+
+def test_a_long_wrong_value_is_cut_in_the_message() -> None:
+    with pytest.raises(SpiderError) as caught:
+        Request(URL, key=["k" * 5_000])  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 200
 
 
 def test_a_url_that_is_no_text_is_refused() -> None:

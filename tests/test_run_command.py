@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,7 +75,19 @@ def project(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Path
         (["{site}"], "no spider was named", "crawler run pages"),
         ([], "missing argument", "--help"),
         (["missing.py"], "missing.py", None),
-        (["things", "--max-time", "soon"], "soon", None),
+        (["things", "--max-time", "soon"], "soon", "--max-time 90s"),
+        (["things", "--limit", "0"], "(from --limit)", "--limit 100"),
+        (["pages", "{site}", "-a", "same=hots"], "same=hots", "-a"),
+        (["things", "things"], "named 2 times", "--db"),
+        (["things", "spiders/things.py"], "named 2 times", "--db"),
+        (["things", "pages", "{site}", "-o", "out.csv"], "-o takes", "crawler export"),
+        (["things", "-o", "nowhere/out.csv"], "no folder", "mkdir -p nowhere"),
+        (["things", "--db", "postgresql://me:secret@x/y"], "postgresql://…", "things.db"),
+        (["things", "--db", ""], "no file", "--db things.db"),
+        (["things", "--db", ":memory:"], "no file", "--db things.db"),
+        (["things", "--db", "spiders"], "is a folder", "--db spiders/things.db"),
+        (["things", "{site}", "--urls", "none.txt"], "given twice", "one of them"),
+        (["things", "pages", "--urls", "-"], "can be read once", "--urls FILE"),
     ],
 )
 def test_a_mistake_is_one_error_and_a_hint_before_any_request(
@@ -91,6 +106,7 @@ def test_a_mistake_is_one_error_and_a_hint_before_any_request(
     assert lines[0].startswith("error: ")
     assert error in lines[0]
     assert code == (5 if "nowhere" in error else 2)
+    assert "secret" not in said.err
     if hint is not None:
         assert lines[1].startswith("  hint: ")
         assert hint in lines[1]
@@ -157,13 +173,265 @@ def test_start_urls_come_from_a_file_or_a_column(project: Path, site: Site) -> N
     assert [e.path for e in site.log] == ["/robots.txt", "/a", "/robots.txt", "/a"]
 
 
-def test_start_urls_come_from_standard_input(project: Path, site: Site) -> None:
-    command = [sys.executable, "-m", "crawler", "run", "things", "-q", "--urls", "-"]
-    done = subprocess.run(
-        command, input=site.url("/a"), text=True, capture_output=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+class Piped:
+    """`crawler run` in a process of its own, with a pipe as its standard input."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "crawler", "run", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self.watchdog = threading.Timer(20, self.process.kill)
+        self.watchdog.start()
+
+    def write(self, text: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def lines_until(self, text: str) -> list[str]:
+        """What is said on stderr, to the line that holds the text."""
+        assert self.process.stderr is not None
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            if text in line:
+                break
+        return said
+
+    def end(self) -> tuple[int, str]:
+        """End its input; its exit code, and what it still said."""
+        _, said = self.process.communicate()
+        self.watchdog.cancel()
+        return self.process.returncode, said
+
+
+def _asked(site: Site, path: str, event: threading.Event) -> None:
+    def answer(_: object) -> Reply:
+        event.set()
+        return Reply.html("<title>asked</title>")
+
+    site.add(path, answer)
+
+
+def test_urls_of_a_pipe_are_fetched_while_it_is_open(project: Path, site: Site) -> None:
+    fetched = threading.Event()
+    _asked(site, "/a", fetched)
+    piped = Piped("things", "-q", "--urls", "-")
+    piped.write(site.url("/a") + "\n")
+    assert fetched.wait(10)
+    piped.write(site.url("/") + "\n")
+    assert piped.end() == (0, "")
+    assert {e.path for e in site.log} == {"/robots.txt", "/a", "/"}
+
+
+def test_a_signal_ends_a_run_that_waits_for_a_pipe_which_then_goes_on(
+    project: Path, site: Site
+) -> None:
+    fetched = threading.Event()
+    _asked(site, "/a", fetched)
+    piped = Piped("things", "--urls", "-")
+    piped.write(site.url("/a") + "\n")
+    assert fetched.wait(10)
+    piped.process.send_signal(signal.SIGINT)
+    assert piped.lines_until("Run the same command again")
+    assert piped.process.wait() == 130
+    assert "Traceback" not in piped.end()[1]
+    again = Piped("things", "--urls", "-")
+    again.write(f"{site.url('/a')}\n{site.url('/')}\n")
+    code, said = again.end()
+    assert (code, said.splitlines()[0][:28]) == (0, "things-1 goes on in things.d")
+    assert [e.path for e in site.log].count("/a") == 1
+
+
+def test_a_column_of_csv_comes_from_a_pipe_too(project: Path, site: Site) -> None:
+    piped = Piped("things", "-q", "--urls", "-:link")
+    piped.write(f"name,link\nx,{site.url('/a')}\n")
+    assert piped.end() == (0, "")
     assert [e.path for e in site.log] == ["/robots.txt", "/a"]
+
+
+def test_a_column_that_a_pipe_does_not_have_is_refused(project: Path, site: Site) -> None:
+    piped = Piped("things", "--urls", "-:url")
+    piped.write(f"name,link\nx,{site.url('/a')}\n")
+    code, said = piped.end()
+    assert code == 2
+    assert said.splitlines() == [
+        "error: no column `url` in standard input",
+        "  hint: its columns: name, link",
+    ]
+    assert not (project / "things.db").exists()
+
+
+def test_what_is_no_text_in_a_pipe_ends_the_run_with_its_reason(project: Path, site: Site) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "crawler", "run", "things", "-q", "--urls", "-"],
+        input=site.url("/a").encode() + b"\n\xff\xfe\n",
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: things: standard input is not UTF-8 text")
+
+
+def test_a_named_pipe_is_read_as_it_is_written(project: Path, site: Site) -> None:
+    os.mkfifo(project / "urls")
+    writer = threading.Thread(target=(project / "urls").write_text, args=[site.url("/a")])
+    writer.start()
+    assert main(["run", "things", "-q", "--urls", "urls"]) == 0
+    writer.join()
+    assert [e.path for e in site.log] == ["/robots.txt", "/a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"http://x/\n\0\1", "urls.txt is binary, or UTF-16"),
+        (b"http://x/\nhttp://x/caf\xe9\n", "urls.txt is not UTF-8 text"),
+        (b"\n \n", "urls.txt holds no URL"),
+        (b"a" * 1_200_000, "line 1 of urls.txt is longer than 1 MiB"),
+    ],
+)
+def test_a_file_that_holds_no_urls_is_refused_with_its_reason(
+    content: bytes, reason: str, project: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "urls.txt").write_bytes(content)
+    assert main(["run", "things", "--urls", "urls.txt"]) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: {reason}")
+    assert hint.startswith("  hint: ")
+    assert site.log == []
+
+
+def test_a_file_of_a_spreadsheet_is_read_without_its_mark(project: Path, site: Site) -> None:
+    (project / "urls.csv").write_text(f"link\n{site.url('/a')}\n", encoding="utf-8-sig")
+    assert main(["run", "things", "-q", "--urls", "urls.csv:link"]) == 0
+    assert [e.path for e in site.log] == ["/robots.txt", "/a"]
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("raise ValueError('no shelf')", "ValueError: no shelf (spiders/odd.py, line 5)"),
+        ("raise SystemExit('no shelf')", "SystemExit: no shelf (spiders/odd.py, line 5)"),
+        ("self.shelf = object", "an argument has no JSON form"),
+        ("pass", "'Odd' object has no attribute 'shelf'"),
+    ],
+)
+def test_a_spider_that_cannot_be_made_is_told_with_its_line(
+    body: str, error: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "spiders" / "odd.py").write_text(
+        "from crawler import Spider\nclass Odd(Spider):\n    shelf: str\n"
+        f"    def __init__(self):\n        {body}\n    start_urls = ['http://127.0.0.1/']\n"
+    )
+    assert main(["run", "odd"]) == 2
+    told, hint = capsys.readouterr().err.splitlines()
+    assert told.startswith("error: ")
+    assert error in told
+    assert hint.startswith("  hint: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("out.csv", ""), ("out.jsonl", ""), ("out.json", "[]\n")]
+)
+def test_a_run_without_items_leaves_an_empty_file_and_its_own_exit_code(
+    file: str, content: str, project: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "things", site.url("/gone"), "-q", "-o", file]) == 3
+    assert (project / file).read_text() == content
+    assert f"{file} is empty" in capsys.readouterr().err
+
+
+def test_items_in_several_tables_are_no_mistake_and_told_how_to_be_exported(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (project / "spiders" / "things.py").read_text()
+    (project / "spiders" / "things.py").write_text(source + "        yield {'a': 1}\n")
+    assert main(["run", "things", "-q", "-o", "out.csv"]) == 0
+    first, *commands = capsys.readouterr().err.splitlines()
+    assert "out.csv is not written: things-1 has items in 2 tables" in first
+    assert not (project / "out.csv").exists()
+    for command in commands:
+        assert main(command.split()[1:]) == 0
+    assert {path.name for path in project.glob("*.csv")} == {"out-items.csv", "out-thing.csv"}
+
+
+def test_an_interrupted_run_writes_what_there_is_and_says_so(project: Path, site: Site) -> None:
+    fetched = threading.Event()
+    _asked(site, "/a", fetched)
+    piped = Piped("things", "-q", "--urls", "-", "-o", "out.csv")
+    piped.write(site.url("/a") + "\n")
+    assert fetched.wait(10)
+    piped.process.send_signal(signal.SIGINT)
+    assert piped.lines_until("out.csv has what there is so far")
+    assert piped.end()[0] == 130
+    assert "asked" in (project / "out.csv").read_text()
+
+
+def test_an_output_that_cannot_be_written_after_all_does_not_pass_for_success(
+    project: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "out").mkdir()
+
+    def answer(_: object) -> Reply:
+        (project / "out").rmdir()
+        return Reply.html("<title>last</title>")
+
+    site.add("/a", answer)
+    assert main(["run", "things", site.url("/a"), "-q", "-o", "out/items.csv"]) == 5
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: out/items.csv cannot be written")
+    assert "crawler export things-1 --db things.db" in hint
+
+
+def test_a_start_url_that_is_none_does_not_keep_the_others_from_being_fetched(
+    project: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = SPIDER.replace("{start}", f'http://", "{site.url("/a")}')
+    (project / "spiders" / "things.py").write_text(source)
+    assert main(["run", "things"]) == 0
+    assert "bad-url" in capsys.readouterr().err
+    assert [e.path for e in site.log] == ["/robots.txt", "/a"]
+
+
+def test_what_breaks_start_is_told_by_the_spiders_name_even_when_quiet(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "spiders" / "odd.py").write_text(
+        "from crawler import Spider\nclass Odd(Spider):\n"
+        "    def start(self):\n        raise ValueError('no\\x1b[31m shelf')\n        yield\n"
+    )
+    assert main(["run", "odd", "-q"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: odd: ValueError: no\\x1b[31m shelf\n")
+    assert "odd.py" in said
+
+
+@pytest.mark.parametrize("moment", ["crawler.cli", "httpx"])
+def test_an_interrupt_while_modules_are_imported_is_quiet(
+    moment: str, project: Path, site: Site
+) -> None:
+    (project / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Now:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {moment!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Now())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "crawler", "run", "things"],
+        env=os.environ | {"PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert site.log == []
 
 
 def test_two_spiders_run_side_by_side_in_one_database(

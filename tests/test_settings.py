@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.errors import SettingsError
-from crawler.settings import (
-    BodySettings,
-    DomainSettings,
-    Layer,
-    PoolSettings,
-    Settings,
-    environment_layer,
-    file_layers,
-    flag_layer,
-    resolve,
-    vocabulary,
-)
+from crawler.layers import Layer, environment_layer, file_layers, flag_layer, resolve
+from crawler.settings import BodySettings, DomainSettings, PoolSettings, Settings, vocabulary
 from crawler.units import parse_duration, parse_size
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def refusal(*layers: Layer) -> SettingsError:
@@ -192,7 +180,11 @@ def test_a_mistyped_field_of_a_pattern_is_refused() -> None:
         ("body.wire", "10 bananas", "bytes (65536, '32MiB')"),
         ("robots.obey", "maybe", "true or false"),
         ("limit", "0", "a whole number, 1 or more, or none"),
-        ("contact", "", "a text, or none"),
+        ("tls.ca_file", "", "a text, or none"),
+        ("contact", "", "a text of printable ASCII, or none"),
+        ("contact", "mailto:jürgen@example.com", "a text of printable ASCII, or none"),
+        ("user_agent", "crawler ☃", "a text of printable ASCII, or none"),
+        ("user_agent", "a\r\nX: b", "a text of printable ASCII, or none"),
     ],
 )
 def test_an_impossible_value_names_key_value_origin_and_what_is_expected(
@@ -203,10 +195,27 @@ def test_an_impossible_value_names_key_value_origin_and_what_is_expected(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("concurrency", True), ("concurrency", 1.5), ("max_time", float("inf"))]
+    ("key", "value"),
+    [
+        ("concurrency", True),
+        ("concurrency", 1.5),
+        ("max_time", float("inf")),
+        ("user_agent", "a\n"),
+    ],
 )
 def test_values_from_code_are_not_bent_into_their_type(key: str, value: object) -> None:
     assert repr(value) in str(refusal(Layer("spider", {key: value})))
+
+
+def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_origin(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    for path in (tmp_path / "missing.pem", tmp_path, empty):
+        error = refusal(Layer("crawler.toml", {"tls.ca_file": str(path)}))
+        assert f"setting `tls.ca_file` = {str(path)!r} (from crawler.toml)" in str(error)
+        assert error.hint == "name a PEM file with at least one certificate"
+    good = str(Path(__file__).parent / "pool_server.pem")
+    assert resolve([Layer("spider", {"tls.ca_file": good})]).tls.ca_file == good
 
 
 def test_a_flag_without_a_value_is_refused() -> None:

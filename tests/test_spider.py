@@ -123,6 +123,66 @@ def test_state_that_looks_like_an_argument_is_named_when_it_has_no_json_form() -
         Odd().canonical_arguments()
 
 
+# Attributes ---------------------------------------------------------------------------
+
+
+def _unmade() -> list[tuple[str, Any, str]]:
+    return [
+        ("start_urls", "http://127.0.0.1/", 'start_urls = ["https://..."]'),
+        ("start_urls", b"http://127.0.0.1/", 'start_urls = ["https://..."]'),
+        ("start_urls", [1, 2], 'start_urls = ["https://..."]'),
+        ("start_urls", None, 'start_urls = ["https://..."]'),
+        ("start_urls", lambda self: [], 'start_urls = ["https://..."]'),
+        ("allowed_domains", "example.com", "allowed_domains = ['example.com']"),
+        ("allowed_domains", ["https://Example.com/a"], "allowed_domains = ['example.com']"),
+        ("allowed_domains", ["*.example.com"], "allowed_domains = ['example.com']"),
+        ("allowed_domains", ["bücher.example:80"], "allowed_domains = ['xn--bcher-kva.example']"),
+        ("allowed_domains", ["a", ""], 'allowed_domains = ["example.com"]'),
+        ("allowed_domains", 5, 'allowed_domains = ["example.com"]'),
+        ("allowed_domains", [5], 'allowed_domains = ["example.com"]'),
+        ("statuses", 404, "statuses = [404]"),
+        ("statuses", "404", "statuses = [404]"),
+        ("statuses", ["404"], "statuses = [404]"),
+        ("retry", 5, "retry = Retry(attempts=5)"),
+        ("retry", Retry, "Retry is a class, make one of it: retry = Retry()"),
+        ("plugins", Stamp("a"), "plugins = [MyPlugin()]"),
+        ("plugins", [Stamp], "Stamp is a class, make one of it: plugins = [Stamp()]"),
+        ("plugins", ["stamp"], "plugins = [MyPlugin()]"),
+        ("settings", {"limit": 3}, "settings = Settings(limit=100)"),
+        ("settings", Settings, "Settings is a class, make one of it: settings = Settings()"),
+    ]
+
+
+def test_an_attribute_that_would_break_the_crawl_is_refused_with_how_to_write_it() -> None:
+    for name, value, hint in _unmade():
+        with pytest.raises(SpiderLoadError, match=f"spider odd: {name} must be") as caught:
+            type("Odd", (Spider,), {name: value})()
+        assert caught.value.hint == hint
+
+
+def test_right_attributes_are_taken_in_every_shape() -> None:
+    class Fine(Spider):
+        start_urls = (f"http://127.0.0.1/{n}" for n in range(2))
+        allowed_domains = {"example.com", "127.0.0.1:8080", "[::1]", "xn--bcher-kva.example"}
+        statuses = range(400, 500)
+        plugins = (Stamp("a"),)
+
+    assert len(given_by(Fine().start())) == 2
+
+
+def test_a_property_may_need_what_the_spiders_own_init_sets() -> None:
+    class Late(Spider):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            self._city = "x"
+
+        @property
+        def start_urls(self) -> list[str]:  # type: ignore[override]
+            return [f"http://127.0.0.1/{self._city}"]
+
+    assert [request.url for request in given_by(Late().start())] == ["http://127.0.0.1/x"]
+
+
 # Names --------------------------------------------------------------------------------
 
 

@@ -11,16 +11,9 @@ import click
 
 from crawler.cli.output import write_rows
 from crawler.errors import UsageError, nearest
+from crawler.layers import Layer, environment_layer, file_layers, flag_layer, resolve
 from crawler.loading import find
-from crawler.settings import (
-    Layer,
-    Settings,
-    environment_layer,
-    file_layers,
-    flag_layer,
-    resolve,
-    vocabulary,
-)
+from crawler.settings import Settings, vocabulary
 
 if TYPE_CHECKING:
     from crawler.spider import Spider

@@ -12,7 +12,7 @@ from crawler.cli.run import Plan, run_plans
 from crawler.demo.shop import Shop
 from crawler.demo.site import Bookshop
 from crawler.errors import UsageError
-from crawler.settings import Layer, resolve
+from crawler.layers import Layer, resolve
 
 __all__ = ["command"]
 

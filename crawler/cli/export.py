@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TextIO
 
-__all__ = ["command", "export_run", "form_of"]
+__all__ = ["command", "export_result", "export_run", "form_of"]
 
 
 @click.command()
@@ -46,7 +47,7 @@ def command(
     (.csv, .json, .jsonl) unless it is said.
     """
     file = None if output in (None, "-") else Path(str(output))
-    form = form or form_of(file)
+    form = form or form_of(file, "end it in .csv, .json or .jsonl, or add --csv")
     if file is not None and file.exists() and not overwrite:
         raise UsageError(f"{file} is there already", hint="--overwrite replaces it")
     export_run(locate(target, db), file, form=form, table=table)
@@ -67,6 +68,43 @@ def export_run(
     click.echo(f"{plural(written, 'row')} of {chosen} from {place.run}", err=True)
 
 
+def export_result(place: Place, file: Path) -> None:
+    """Write the items of a run that has just ended, and say so on stderr.
+
+    Without items the file is empty. Items in several tables are no mistake of the run's:
+    the commands that export them are told instead. Raises UsageError when the file cannot
+    be written.
+    """
+    with Reader(place.file) as reader:
+        filled = [table for table in reader.tables() if _has_items(reader, table, place.run)]
+        if len(filled) == 1:
+            written = export_items(reader, place.run, filled[0], file, form_of(file))
+            click.echo(f"{plural(written, 'row')} of {filled[0]} in {file}", err=True)
+        elif filled:
+            _tell_tables(place, file, filled)
+        else:
+            _write_empty(file)
+            click.echo(f"{file} is empty: {place.run} has no items", err=True)
+
+
+def _tell_tables(place: Place, file: Path, tables: list[str]) -> None:
+    click.echo(
+        f"{file} is not written: {place.run} has items in {len(tables)} tables."
+        " Each goes to a file of its own:",
+        err=True,
+    )
+    for table in tables:
+        own = file.with_name(f"{file.stem}-{table}{file.suffix}")
+        words = ["crawler", "export", str(place.run), "--db", str(place.file)]
+        click.echo("  " + shlex.join([*words, "--table", table, "-o", str(own)]), err=True)
+
+
+def _write_empty(file: Path) -> None:
+    with _opened(file) as stream:
+        if form_of(file) == "json":
+            write_rows(stream, (), (), "json")
+
+
 def export_items(reader: Reader, run: str | None, table: str, file: Path | None, form: Form) -> int:
     """Write a run's items of a table to a file (None: stdout); the number of rows.
 
@@ -77,15 +115,15 @@ def export_items(reader: Reader, run: str | None, table: str, file: Path | None,
         return write_rows(stream, columns, rows, form)
 
 
-def form_of(file: Path | None) -> Form:
-    """The form that a file's ending says (None: stdout, JSON lines); raises UsageError."""
-    """The form that a file's ending says; stdout (None) gets JSON lines."""
+def form_of(file: Path | None, hint: str = "end it in .csv, .json or .jsonl") -> Form:
+    """The form that a file's ending says; stdout (None) gets JSON lines.
+
+    Raises UsageError, with this hint, for another ending.
+    """
     if file is None:
         return "jsonl"
     if file.suffix not in FORMS:
-        raise UsageError(
-            f"{file} does not say its form", hint="end it in .csv, .json or .jsonl, or add --csv"
-        )
+        raise UsageError(f"{file} does not say its form", hint=hint)
     return FORMS[file.suffix]
 
 

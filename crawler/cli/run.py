@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -25,26 +27,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 import msgspec
 
-from crawler.cli.export import export_run, form_of
+from crawler.cli.export import export_result, form_of
 from crawler.cli.places import Place
+from crawler.cli.sources import UrlPipe, feed, is_pipe, open_urls
 from crawler.crawling import run_loop
 from crawler.engine import Session
-from crawler.errors import FetchError, UsageError
+from crawler.errors import FetchError, SettingsError, SpiderLoadError, UsageError
+from crawler.layers import Layer, environment_layer, file_layers, flag_layer, resolve
 from crawler.loading import code_hash, find
 from crawler.progress import Progress, first_line
 from crawler.report import render, summarise
-from crawler.settings import Layer, Settings, environment_layer, file_layers, flag_layer, resolve
 from crawler.spider import Spider
 from crawler.urls import canonicalise, is_private
-from crawler.wording import duration, plural
+from crawler.wording import duration, plural, printable
 from storage import RunState
 from storage.reading import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from crawler.result import CrawlResult
     from crawler.run import Crawl
+    from crawler.settings import Settings
     from storage import RunRow
 
 __all__ = ["Plan", "command", "run_plans"]
@@ -55,6 +57,7 @@ SAME_SIGNAL_S = 0.3
 """A signal that comes twice within this was sent once, to the process and to its group."""
 STARTS_LOOKED_AT = 1_000
 """Start URLs by which the expected rate is told."""
+EXIT_UNWRITTEN = 5
 EXIT_AT_ONCE = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -67,42 +70,8 @@ class Plan(NamedTuple):
     """Its arguments and start URLs as canonical JSON: what a run is found again by."""
     code: str
     """Hash of its source."""
-
-
-class UrlFile:
-    """Start URLs from a file, read anew at each iteration: one a line, or a CSV column.
-
-    `-` is standard input, which can be read once.
-    """
-
-    def __init__(self, where: str) -> None:
-        name, colon, column = where.partition(":")
-        self.name = name
-        self.column = column if colon else None
-        if name != "-" and not Path(name).is_file():
-            raise UsageError(f"no file `{name}` with URLs", hint="--urls FILE, FILE:COLUMN or -")
-        if name != "-" and self.column is not None:
-            next(iter(self), None)
-
-    def __repr__(self) -> str:
-        return f"<UrlFile {self.name}{':' + self.column if self.column else ''}>"
-
-    def __iter__(self) -> Iterator[str]:
-        with contextlib.ExitStack() as stack:
-            path = Path(self.name)
-            lines = sys.stdin if self.name == "-" else stack.enter_context(path.open(newline=""))
-            if self.column is None:
-                yield from (line.strip() for line in lines if line.strip())
-                return
-            import csv
-
-            rows = csv.DictReader(lines)
-            if self.column not in (rows.fieldnames or ()):
-                raise UsageError(
-                    f"no column `{self.column}` in {self.name}",
-                    hint=f"its columns: {', '.join(rows.fieldnames or ())}",
-                )
-            yield from (row[self.column] for row in rows if row[self.column])
+    pipe: UrlPipe | None = None
+    """Where its start URLs come from, when they come while it runs."""
 
 
 @click.command()
@@ -141,18 +110,16 @@ def command(
         raise UsageError("--fresh and --resume exclude each other", hint="give one of them")
     names = [target for target in targets if "://" not in target]
     starts = [target for target in targets if "://" in target]
-    if not names:
-        raise UsageError("no spider was named", hint=f"crawler run pages {starts[0]}")
+    _check_sources(names, starts, urls)
+    sink = _sink(output, names)
     flags = _flags(sets, limit=limit, max_time=max_time, wait=wait)
     plans = [_plan(name, args, starts, urls, flags) for name in names]
-    path = Path(db or f"{plans[0].spider.name}.db")
-    sink = _sink(output)
+    path = _database(db, plans)
     how = "fresh" if fresh else "resume" if resume else "auto"
     results = run_plans(plans, path, how=how, quiet=quiet)
-    if sink is not None:
-        for result in results:
-            export_run(Place(path, result.run), sink)
-    return max(result.exit_code for result in results)
+    if sink is None:
+        return max(result.exit_code for result in results)
+    return _write_items(path, results[0], sink)
 
 
 def run_plans(
@@ -160,6 +127,67 @@ def run_plans(
 ) -> list[CrawlResult]:
     """Run spiders side by side in one session; `how` is auto, fresh or resume."""
     return run_loop(_run(plans, db, how, quiet))  # type: ignore[no-any-return]
+
+
+# -- what is asked for --------------------------------------------------------------------
+
+
+def _check_sources(names: Sequence[str], starts: Sequence[str], urls: str | None) -> None:
+    if not names:
+        raise UsageError("no spider was named", hint=f"crawler run pages {starts[0]}")
+    if starts and urls is not None:
+        raise UsageError(
+            "start URLs are given twice, by --urls and as arguments", hint="give one of them"
+        )
+    if urls is not None and len(names) > 1 and is_pipe(urls):
+        raise UsageError(
+            f"--urls {urls} can be read once, and {len(names)} spiders are named",
+            hint="write the URLs to a file first: --urls FILE",
+        )
+
+
+def _sink(output: str | None, names: Sequence[str]) -> Path | None:
+    """Where the items are to go; raises UsageError for what could not be written later."""
+    if output is None:
+        return None
+    if len(names) > 1:
+        raise UsageError(
+            f"-o takes the items of one spider, and {len(names)} are named",
+            hint="leave it out; then, for each: crawler export SPIDER --db FILE -o FILE",
+        )
+    path = Path(output)
+    form_of(path)
+    if path.exists():
+        raise UsageError(f"{output} is there already", hint="name another file, or remove it")
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"{output} has no folder: {path.parent}",
+            hint=f"mkdir -p {shlex.quote(str(path.parent))}",
+        )
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{output}: the folder may not be written", hint="name another one")
+    return path
+
+
+def _database(db: str | None, plans: Sequence[Plan]) -> Path:
+    """The file of these runs. Raises UsageError where there can be none."""
+    names = [plan.spider.name for plan in plans]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(
+                f"spider {name} is named {names.count(name)} times",
+                hint="name it once; two runs at once need a --db each",
+            )
+    own = f"{names[0]}.db"
+    scheme, mark, _ = (db or "").partition("://")
+    if mark:
+        raise UsageError(f"--db {scheme}://… is no file: only SQLite so far", hint=f"--db {own}")
+    if db is not None and (not db.strip() or db in (":memory:", "memory:")):
+        raise UsageError(f"--db `{db}` is no file: a run is kept in one", hint=f"--db {own}")
+    path = Path(own if db is None else db)
+    if path.is_dir():
+        raise UsageError(f"--db {path} is a folder", hint=f"a file in it: --db {path / own}")
+    return path
 
 
 def _plan(
@@ -170,30 +198,58 @@ def _plan(
     flags: Sequence[Layer],
 ) -> Plan:
     kind = find(name)
-    spider = kind(**_arguments(args))
-    identity: dict[str, Any] = dict(spider.arguments)
+    spider, identity, own = _made(kind, _arguments(args))
+    layers = [*file_layers(Path()), Layer("spider", own.given())]
+    settings = resolve([*layers, environment_layer(os.environ), *flags])
+    pipe = None
     if starts:
         spider.start_urls = [_checked(url) for url in starts]
         identity["start_urls"] = spider.start_urls
     if urls is not None:
-        spider.start_urls = UrlFile(urls)
         identity["urls"] = urls
-    if type(spider).start is Spider.start and spider.start_urls in ((), []):
+        source = open_urls(urls)
+        if isinstance(source, UrlPipe):
+            pipe = source
+            feed(spider, pipe)
+        else:
+            spider.start_urls = source
+    elif type(spider).start is Spider.start and spider.start_urls in ((), []):
         raise UsageError(
             f"spider {spider.name} has no start URL", hint=f"crawler run {name} https://…"
         )
-    layers = [
-        *file_layers(Path()),
-        Layer("spider", spider.settings.given()),
-        environment_layer(os.environ),
-        *flags,
-    ]
     return Plan(
         spider=spider,
-        settings=resolve(layers),
+        settings=settings,
         identity=msgspec.json.encode(identity, order="deterministic").decode(),
         code=code_hash(kind),
+        pipe=pipe,
     )
+
+
+def _made(kind: type[Spider], arguments: dict[str, str]) -> tuple[Spider, dict[str, Any], Settings]:
+    """A spider, its arguments as plain values, its settings.
+
+    Whatever the person's own code raises becomes a SpiderLoadError.
+    """
+    try:
+        spider = kind(**arguments)
+        return spider, msgspec.json.decode(spider.canonical_arguments()), spider.settings
+    except UsageError as error:
+        error.hint = error.hint or "correct its -a NAME=VALUE; left out, the default holds"
+        raise
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise SpiderLoadError(
+            f"spider {kind.name} could not be made: {what}{_user_line(kind, error)}",
+            hint="correct its __init__; it passes **arguments on to super().__init__",
+        ) from error
+
+
+def _user_line(kind: type[Spider], error: BaseException) -> str:
+    """Where in the spider's own file it was raised; empty: not in there."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename == file]
+    return f" ({os.path.relpath(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
 
 
 def _arguments(args: Sequence[str]) -> dict[str, str]:
@@ -218,12 +274,22 @@ def _flags(
 ) -> list[Layer]:
     layers = [flag_layer(sets)]
     if limit is not None:
-        layers.append(Layer("--limit", {"limit": limit}))
+        hint = "--limit 100; without it there is no bound"
+        layers.append(_flag("--limit", "limit", limit, hint))
     if max_time is not None:
-        layers.append(Layer("--max-time", {"max_time": max_time}))
+        layers.append(_flag("--max-time", "max_time", max_time, "--max-time 90s, 15m or 2h"))
     if wait:
         layers.append(Layer("--wait", {"patience": float(10**9)}))
     return layers
+
+
+def _flag(origin: str, key: str, value: Any, hint: str) -> Layer:
+    layer = Layer(origin, {key: value})
+    try:
+        resolve([layer])
+    except SettingsError as error:
+        raise UsageError(str(error), hint=hint) from error
+    return layer
 
 
 # -- the run itself ---------------------------------------------------------------------
@@ -247,12 +313,18 @@ async def _run(plans: Sequence[Plan], db: Path, how: str, quiet: bool) -> list[C
                 crawls.append(crawl)
                 if not quiet:
                     _say(_opening(plan, crawl, db, row))
+                if plan.pipe is not None and crawl.row.seeded_at is not None:
+                    _say(f"{crawl.row.name} has all its URLs: {plan.pipe.name} is not read")
             results = await _watch(session, crawls, quiet)
         finally:
             await session.aclose()
     results = [caught.judge(result) for result in results]
     if not quiet:
-        _conclude(db, plans, results)
+        _conclude(db, results)
+    for plan, result in zip(plans, results, strict=True):
+        if result.message is not None:
+            _say(printable(f"error: {plan.spider.name}: {result.message}"))
+            _say_frames(result.detail)
     return results
 
 
@@ -304,10 +376,10 @@ class _Signals:
         if self.caught is not None and now - self._at < SAME_SIGNAL_S:
             return
         if self.caught is not None:
-            _say("\nstopped at once; what was not yet stored will be fetched again")
+            _say(f"{_new_line()}stopped at once; what was not yet stored will be fetched again")
             os._exit(EXIT_AT_ONCE[number])
         self.caught, self._at = number, now
-        _say("\nstopping: requests under way may end; once more stops at once")
+        _say(f"{_new_line()}stopping: requests under way may end; once more stops at once")
         self._session.stop()
 
     def judge(self, result: CrawlResult) -> CrawlResult:
@@ -350,10 +422,13 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def _new_line() -> str:
+    """What brings a terminal's cursor behind the progress line and the ^C in it."""
+    return "\n" if sys.stderr.isatty() else ""
+
+
 def _opening(plan: Plan, crawl: Crawl, db: Path, row: RunRow | None) -> str:
-    given = plan.spider.start_urls
-    starts = islice(given, STARTS_LOOKED_AT) if isinstance(given, Sequence) else ()
-    domains = {canonicalise(url).domain for url in starts if url.startswith("http")}
+    domains = _start_domains(plan.spider)
     domain = plan.settings.domain
     is_near = bool(domains) and all(is_private(name) for name in domains)
     return first_line(
@@ -368,16 +443,29 @@ def _opening(plan: Plan, crawl: Crawl, db: Path, row: RunRow | None) -> str:
     )
 
 
-def _conclude(db: Path, plans: Sequence[Plan], results: Sequence[CrawlResult]) -> None:
+def _start_domains(spider: Spider) -> set[str]:
+    """Of the first start URLs, where they are a list; one that is no URL has its row later."""
+    given = spider.start_urls
+    domains = set()
+    for url in islice(given, STARTS_LOOKED_AT) if isinstance(given, Sequence) else ():
+        with contextlib.suppress(FetchError):
+            domains.add(canonicalise(url).domain)
+    return domains
+
+
+def _say_frames(detail: str | None) -> None:
+    """A traceback of the user's frames, safe for a terminal; None or empty: nothing."""
+    for line in (detail or "").rstrip().splitlines():
+        _say(printable(line))
+
+
+def _conclude(db: Path, results: Sequence[CrawlResult]) -> None:
     with Reader(db) as reader:
-        for plan, result in zip(plans, results, strict=True):
+        for result in results:
             summary = summarise(reader, result.run)
             for failure in [each for each in summary.failures if each.detail][:MOST_TRACEBACKS]:
-                _say(f"{failure.code} ×{failure.count}, last: {failure.message}")
-                _say(failure.detail.rstrip())
-            if result.message is not None:
-                _say(f"error: {plan.spider.name}: {result.message}")
-                _say((result.detail or "").rstrip())
+                _say(printable(f"{failure.code} ×{failure.count}, last: {failure.message}"))
+                _say_frames(failure.detail)
             _say(render(summary, str(db)))
             if result.waits_s is not None:
                 wait = duration(result.waits_s)
@@ -387,11 +475,15 @@ def _conclude(db: Path, plans: Sequence[Plan], results: Sequence[CrawlResult]) -
                 _say(f"{result.run} stopped; {left} kept. Run the same command again to go on.")
 
 
-def _sink(output: str | None) -> Path | None:
-    if output is None:
-        return None
-    path = Path(output)
-    form_of(path)
-    if path.exists():
-        raise UsageError(f"{output} is there already", hint="name another file, or remove it")
-    return path
+def _write_items(db: Path, result: CrawlResult, sink: Path) -> int:
+    """Write the items after a crawl; the exit code is the crawl's, unless it was 0 and the
+    file could not be written."""
+    try:
+        export_result(Place(db, result.run), sink)
+    except UsageError as error:
+        _say(printable(f"error: {error}"))
+        _say(f"  hint: the items are in the database: crawler export {result.run} --db {db}")
+        return result.exit_code or EXIT_UNWRITTEN
+    if result.ended_by in ("signal", "waiting") and sink.exists():
+        _say(f"{sink} has what there is so far: to go on, remove it or name another -o")
+    return result.exit_code

@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from crawler.pool.backend import CountingBackend
 from crawler.pool.budget import SocketBudget
@@ -36,14 +36,19 @@ CLOSE_S = 5.0
 """Seconds a client may take to close; its sockets are closed before."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientKey:
-    """What must be equal for two requests to share a client."""
+class ClientKey(NamedTuple):
+    """What must be equal for two requests to share a client.
+
+    A tuple, for it is hashed half a dozen times a page.
+    """
 
     domain: str
-    proxy: str | None = field(default=None, repr=False)
+    proxy: str | None = None
     """URL of an HTTP proxy; None: direct."""
-    tls: TlsProfile = PLAIN
+    tls: TlsProfile = TlsProfile()
+
+    def __repr__(self) -> str:
+        return f"ClientKey({self.domain!r}{', by proxy' if self.proxy else ''}, {self.tls})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import certifi
 
@@ -19,8 +20,7 @@ from crawler.errors import SettingsError
 __all__ = ["TlsContexts", "TlsProfile", "TlsStats"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsProfile:
+class TlsProfile(NamedTuple):
     """What must be equal for two clients to share a context."""
 
     verify: bool = True

@@ -15,6 +15,7 @@ class Right(Spider):
 
 class AlsoRight(Pages):
     settings = Settings(limit=3)
+    allowed_domains = {"example.com"}
 
 
 class Auth(Plugin):
@@ -45,6 +46,8 @@ def wrong(page: Response, tag: Tag) -> None:
     Request("u").priority = 3  # E: is read-only
     Request("u").replace(prioritty=3)  # E: Unexpected keyword argument "prioritty"
     Request("u").replace(priority="3")  # E: incompatible type "str"; expected "int"
+    Request("u", timeout="5")  # E: incompatible type "str"; expected "float | None"
+    Request("u", statuses=404)  # E: incompatible type "int"; expected "tuple[int, ...]"
     page.follow_all("a", Right().parse).replace(prio=3)  # E: Unexpected keyword argument "prio"
     Settings(limitt=3)  # E: Unexpected keyword argument "limitt"
     Settings(limit="3")  # E: incompatible type "str"
