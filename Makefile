@@ -7,7 +7,7 @@ READY := .venv/ready
 demo: $(READY)
 	$(BIN)/crawler demo --fresh
 test: $(READY)
-	$(BIN)/pytest -q -m "not soak"
+	$(BIN)/pytest -q -n 2 -m "not soak"
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 bench: $(READY)

@@ -170,7 +170,7 @@ def test_a_limit_is_reached_although_a_page_before_it_failed() -> None:
 
 def test_max_time_ends_a_run_whose_start_waits() -> None:
     class Slow(Walk):
-        async def start(self) -> AsyncIterator[Request]:  # type: ignore[override]
+        async def start(self) -> AsyncIterator[Request]:
             yield Request(self.url)
             await asyncio.Event().wait()
 

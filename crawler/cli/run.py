@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import shlex
 import signal
@@ -126,6 +127,7 @@ def run_plans(
     plans: Sequence[Plan], db: Path, *, how: str = "auto", quiet: bool = False
 ) -> list[CrawlResult]:
     """Run spiders side by side in one session; `how` is auto, fresh or resume."""
+    gc.freeze()  # what was imported stays: the collector need not look at it again
     return run_loop(_run(plans, db, how, quiet))  # type: ignore[no-any-return]
 
 
