@@ -117,7 +117,7 @@ class Request(_Destination, frozen=True, kw_only=True):
     revisit: bool = False
     """True: fetched although the URL was fetched before in this run."""
     session: str | None = None
-    """Name of a cookie jar and connections of its own; None: the shared one."""
+    """Name of the session it belongs to; kept with the request, no cookies are kept yet."""
     proxy: str | None = None
     """`http://` or `https://` URL of a proxy, with credentials if it asks; None: no proxy."""
     timeout: float | None = None

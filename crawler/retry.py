@@ -58,12 +58,13 @@ class Retry:
     """None: stop after `attempts`."""
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise UsageError(f"Retry(attempts={self.attempts}): at least 1, the first attempt")
+        if not isinstance(self.attempts, int) or self.attempts < 1:
+            raise UsageError(f"Retry(attempts={self.attempts!r}): at least 1, the first attempt")
         for name in ("wait", "max_wait", "max_retry_after"):
             value = getattr(self, name)
-            if not isinstance(value, wait_base) and not value >= 0:
-                raise UsageError(f"Retry({name}={value}): seconds, 0 or more")
+            is_strategy = name == "wait" and isinstance(value, wait_base)
+            if not is_strategy and not (isinstance(value, int | float) and value >= 0):
+                raise UsageError(f"Retry({name}={value!r}): seconds, 0 or more")
 
     def wait_s(self, state: tenacity.RetryCallState) -> float:
         """Seconds until the next attempt, by the strategy."""

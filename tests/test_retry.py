@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 import tenacity
@@ -292,3 +293,11 @@ def test_nothing_is_requeued_before_now_nor_after_its_attempts(
         assert decision.domain_for is None or 0 <= decision.domain_for <= max(max_wait, 3600.0)
         assert not decision.spent or attempt < attempts
     assert isinstance(decision, Deliver) == (isinstance(outcome, int) and 200 <= outcome < 300)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"attempts": "3"}, {"attempts": 0}, {"wait": "1"}, {"max_wait": None}]
+)
+def test_what_is_no_number_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Retry(**wrong)

@@ -361,16 +361,16 @@ def test_items_in_several_tables_are_no_mistake_and_told_how_to_be_exported(
     assert {path.name for path in project.glob("*.csv")} == {"out-items.csv", "out-thing.csv"}
 
 
-def test_an_interrupted_run_writes_what_there_is_and_says_so(project: Path, site: Site) -> None:
+def test_an_interrupted_run_writes_no_file_and_says_when_it_will(project: Path, site: Site) -> None:
     fetched = threading.Event()
     _asked(site, "/a", fetched)
     piped = Piped("things", "-q", "--urls", "-", "-o", "out.csv")
     piped.write(site.url("/a") + "\n")
     assert fetched.wait(10)
     piped.process.send_signal(signal.SIGINT)
-    assert piped.lines_until("out.csv has what there is so far")
+    assert piped.lines_until("out.csv is written when the run has ended")
     assert piped.end()[0] == 130
-    assert "asked" in (project / "out.csv").read_text()
+    assert not (project / "out.csv").exists()
 
 
 def test_an_output_that_cannot_be_written_after_all_does_not_pass_for_success(
@@ -468,3 +468,15 @@ def test_help_comes_without_the_heavy_imports() -> None:
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
     assert "demo" in done.stdout
+
+
+def test_items_are_written_to_the_file_when_the_run_has_ended(project: Path, site: Site) -> None:
+    busy = Reply.code(429, {"Retry-After": "3000"})
+    site.add("/a", busy)
+    again = ["run", "things", "-q", "-o", "out.jsonl", "-s", "patience=1"]
+    assert main(again) == 4
+    assert not (project / "out.jsonl").exists()
+    site.add("/a", Reply.html("<title>back</title>"))
+    assert main(again) == 0
+    lines = (project / "out.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["title"] for line in lines) == ["back", "front"]

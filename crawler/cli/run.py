@@ -478,14 +478,15 @@ def _conclude(db: Path, results: Sequence[CrawlResult]) -> None:
 
 
 def _write_items(db: Path, result: CrawlResult, sink: Path) -> int:
-    """Write the items after a crawl; the exit code is the crawl's, unless it was 0 and the
-    file could not be written."""
+    """Write the items of a run that has ended; the exit code is the crawl's, unless it was 0
+    and the file could not be written."""
+    if result.state is not RunState.FINISHED:
+        _say(f"{sink} is written when the run has ended: run the same command again")
+        return result.exit_code
     try:
         export_result(Place(db, result.run), sink)
     except UsageError as error:
         _say(printable(f"error: {error}"))
         _say(f"  hint: the items are in the database: crawler export {result.run} --db {db}")
         return result.exit_code or EXIT_UNWRITTEN
-    if result.ended_by in ("signal", "waiting") and sink.exists():
-        _say(f"{sink} has what there is so far: to go on, remove it or name another -o")
     return result.exit_code
