@@ -132,7 +132,10 @@ def test_identity_passes_the_same_object_and_is_bounded() -> None:
 
 def test_an_empty_body_needs_no_end_of_its_coding() -> None:
     for name in PACK:
-        BodyDecoder((name,), 10).finish()
+        decoder = BodyDecoder((name,), 10)
+        assert decoder.feed(b"") == b""
+        decoder.finish()
+        assert decoder.size == 0
 
 
 def test_headers_name_the_codings() -> None:

@@ -168,6 +168,8 @@ class BodyDecoder:
 
         Raises FetchError: `decode`, or `too-large` as soon as the limit is passed.
         """
+        if not chunk:
+            return b""
         if not self._stages:
             self.size += len(chunk)
             if self.size > self._limit:
