@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from crawler.engine import Session
+from crawler.errors import SpiderError
 from crawler.layers import Layer, resolve
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ async def stream(
                     yield item.result()
                 else:
                     item.cancel()
-            end.result()
+            if (broken := end.result().message) is not None:
+                raise SpiderError(broken)
         finally:
             end.cancel()
 

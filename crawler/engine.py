@@ -28,7 +28,7 @@ from crawler.errors import FetchError, SpiderError, StopCrawl
 from crawler.frontier import Frontier
 from crawler.harvest import describe
 from crawler.pace import Pace
-from crawler.plugins import call
+from crawler.plugins import call, is_ours
 from crawler.plugins import hooks as hooks_of
 from crawler.pool import ClientCache, SocketBudget, TlsProfile
 from crawler.pump import Pump
@@ -123,6 +123,7 @@ class Session:
             self._crawls,
             woke=wake,
             settled=self._settled,
+            stop=self.stop_run,
         )
         self._is_stopped = False
         self._heart = loop.call_later(HEARTBEAT_S, self._beat)
@@ -170,7 +171,7 @@ class Session:
         """
         settings = settings or self.settings
         row = await self._row_for(spider, settings, resume, code_hash, identity)
-        counts = await self.store.count(row.id)
+        counts, named = await self.store.count(row.id), await self.store.origins(row.id)
         crawl = Crawl(
             spider,
             settings,
@@ -185,7 +186,7 @@ class Session:
         self._crawls[row.id] = crawl
         self._ends[row.id] = self._loop.create_future()
         spider._fetch = lambda request: self._errands.fetch(crawl, request)
-        for name in await self.store.origins(row.id):
+        for name in named:
             self._named.add(name)
             crawl.admit(name)
         obeys = settings.robots.obey
@@ -193,6 +194,8 @@ class Session:
         if settings.max_time is not None:
             timer = self._loop.call_later(settings.max_time, self.stop_run, crawl, "max-time")
             crawl.timers.append(timer)
+        if crawl.is_full:
+            self._scheduler.hold(row.id)
         self._frontier.waits_until(time.time())
         self._frontier.want_claims()
         if self._is_stopped:
@@ -240,7 +243,9 @@ class Session:
             self.stop_run(crawl, "spider")
         except StorageError:
             raise
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if is_ours(error):
+                raise
             crawl.broken_by = describe(error)
             self.stop_run(crawl, "error")
         finally:
@@ -321,9 +326,10 @@ class Session:
         await self.store.end(crawl.id, state, at=time.time(), ended_by=reason, stats=kept_json)
         result = CrawlResult.of(crawl, state, reason)
         try:
-            for hook in crawl.hooks.closed:
-                await call(hook, result)
-        except (SpiderError, StopCrawl) as error:
+            async with asyncio.timeout(GRACE_S):
+                for hook in crawl.hooks.closed:
+                    await call(hook, result)
+        except (SpiderError, StopCrawl, TimeoutError) as error:
             broken = describe(error)
             result = replace(result, message=broken.message, detail=broken.detail)
         self._crawls.pop(crawl.id, None)
@@ -337,42 +343,23 @@ class Session:
 
     def snapshot(self, crawl: Crawl) -> Snapshot:
         """What a progress line shows."""
-        scheduler, clients = self._scheduler.stats(), self._clients.stats()
-        used = clients.new_connections + clients.reused_connections
-        worst = max(
-            (d for d in self._scheduler.domains() if d.pace.failures),
-            key=lambda d: d.pace.failures,
-            default=None,
-        )
-        return Snapshot(
-            run=crawl.row.name,
-            delivered=crawl.delivered,
-            queued=crawl.queued,
-            failed=crawl.failed,
-            items=crawl.items,
-            retries=crawl.retries,
-            on_wire=scheduler.on_wire,
-            domains=scheduler.domains,
-            clients=clients.clients,
-            reuse=clients.reused_connections / used if used else 0.0,
-            worst=f"{worst.name}:{worst.pace.last_code}" if worst else None,
-        )
+        return Snapshot.of(crawl, self._scheduler, self._clients.stats())
 
     # -- work -----------------------------------------------------------------------------
 
     def _has_room(self) -> bool:
-        """Another row may be fetched; pages whose callback waits in `fetch` do not count."""
+        return self._scheduler.on_wire < self.settings.concurrency and not self._is_full()
+
+    def _is_full(self) -> bool:
+        """Too much is unfinished; pages whose callback waits in `fetch` do not count."""
         bounds = self.settings.unfinished
-        waiting = sum(crawl.asking for crawl in self._crawls.values())
-        return (
-            self._scheduler.on_wire < self.settings.concurrency
-            and len(self._tasks) - waiting < bounds.pages
-            and self._visits.unfinished_bytes < bounds.bytes
-        )
+        tasks = len(self._tasks) - sum(crawl.asking for crawl in self._crawls.values())
+        return tasks >= bounds.pages or self._visits.unfinished_bytes >= bounds.bytes
 
     def _pumped(self) -> None:
+        """Where nothing can start, what was handed to the store is what everybody waits for."""
         self._frontier.fill()
-        if not self._scheduler.has_ready:
+        if not self._scheduler.lacks_room or self._is_full():
             self.store.hurry()
 
     def _act(self, action: Action) -> None:

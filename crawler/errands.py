@@ -14,6 +14,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from crawler.downloader import Outcome
 from crawler.errors import FetchError
 from crawler.plugins import call
 from crawler.request import Request
@@ -28,7 +29,6 @@ from storage import Commit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from crawler.downloader import Outcome
     from crawler.response import Response
     from crawler.retry import Decision
     from crawler.run import Crawl
@@ -146,7 +146,8 @@ class Errands:
                 via=errand.via,
                 now=time.time(),
             )
-            self._wire.learn(domain, outcome, verdict)
+            if aside.obeys_robots:  # of a robots.txt only the last answer says anything
+                self._wire.learn(domain, outcome, verdict)
         except BaseException:
             errand.refuse(FetchError("cancelled", url=aside.url))
             raise
@@ -169,10 +170,13 @@ class Errands:
             try:
                 bytes_ = crawl.settings.robots.bytes
                 outcome = await self._wire.send(crawl, slot, request, request.url, cut_at=bytes_)
-                self._hear(crawl, domain, outcome)
+                if outcome.status not in REDIRECTS:
+                    self._hear(crawl, domain, outcome)
             finally:
                 slot.free()
             final = await self._followed(crawl, request.url, outcome)
+            if outcome.status in REDIRECTS:
+                self._hear(crawl, domain, final)
             if final.status is not None and is_verdict(final.status):
                 self._rule(crawl, domain, origin, final)
         finally:
@@ -213,7 +217,7 @@ class Errands:
                 url, via = hop.target.url, hop.via
                 outcome, _ = await self._run(Errand(crawl, Request(url)), obeys_robots=False)
             except FetchError:
-                outcome.status = 404
+                outcome = Outcome(status=404)
         return outcome
 
     def _rule(self, crawl: Crawl, domain: Domain, origin: str, outcome: Outcome) -> None:

@@ -10,6 +10,7 @@ before its harvest is in; nothing is written here.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import traceback
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from crawler.errors import ItemError, SpiderError, StopCrawl
 from crawler.items import is_item, to_row
+from crawler.plugins import is_ours
 from crawler.request import Request
 from storage import ErrorRow
 
@@ -91,7 +93,11 @@ async def collect(
                 given.close()
     except StopCrawl:
         harvest.stops = True
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
+        harvest.errors.append(describe(error))
+    except asyncio.CancelledError as error:
+        if is_ours(error):
+            raise
         harvest.errors.append(describe(error))
     if harvest.refused > MOST_ERRORS:
         more = f"{harvest.refused - MOST_ERRORS} more items of this page could not be stored"

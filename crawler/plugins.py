@@ -9,6 +9,7 @@ that nobody overrides is in no list, so it costs nothing; every hook may be plai
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from crawler.request import Request
     from crawler.response import Response
 
-__all__ = ["Hook", "Hooks", "Plugin", "call", "hooks"]
+__all__ = ["Hook", "Hooks", "Plugin", "call", "hooks", "is_ours"]
 
 Hook = Callable[..., Any]
 
@@ -79,6 +80,13 @@ def _each(found: Hooks) -> list[tuple[str, list[Hook]]]:
     return [(each.name, getattr(found, each.name)) for each in fields(found)]
 
 
+def is_ours(error: BaseException) -> bool:
+    """A cancellation of the running task itself, not one that user code let out."""
+    task = asyncio.current_task()
+    is_cancelled = isinstance(error, asyncio.CancelledError)
+    return is_cancelled and task is not None and task.cancelling() > 0
+
+
 async def call(hook: Hook, *given: Any) -> Any:
     """Call a hook, plain or async.
 
@@ -89,7 +97,9 @@ async def call(hook: Hook, *given: Any) -> Any:
         return await answer if inspect.isawaitable(answer) else answer
     except StopCrawl:
         raise
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit, asyncio.CancelledError) as error:
+        if is_ours(error):
+            raise
         name = getattr(hook, "__qualname__", repr(hook))
         raise SpiderError(f"hook {name}: {type(error).__name__}: {error}") from error
 

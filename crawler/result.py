@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from storage import RunState
 
 if TYPE_CHECKING:
+    from crawler.pool import CacheStats
     from crawler.run import Crawl
+    from crawler.scheduler import Scheduler
 
 __all__ = ["ENDINGS", "CrawlResult", "Snapshot"]
 
@@ -48,6 +50,27 @@ class Snapshot:
     """Share of requests on a connection that was open already, 0 to 1."""
     worst: str | None
     """`domain:code` of the domain that fails most; None: none fails."""
+
+    @classmethod
+    def of(cls, crawl: Crawl, scheduler: Scheduler, clients: CacheStats) -> Snapshot:
+        """A run of a session now."""
+        counts = scheduler.stats()
+        used = clients.new_connections + clients.reused_connections
+        failing = (domain for domain in scheduler.domains() if domain.pace.failures)
+        worst = max(failing, key=lambda domain: domain.pace.failures, default=None)
+        return cls(
+            run=crawl.row.name,
+            delivered=crawl.delivered,
+            queued=crawl.queued,
+            failed=crawl.failed,
+            items=crawl.items,
+            retries=crawl.retries,
+            on_wire=counts.on_wire,
+            domains=counts.domains,
+            clients=clients.clients,
+            reuse=clients.reused_connections / used if used else 0.0,
+            worst=f"{worst.name}:{worst.pace.last_code}" if worst else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -387,7 +387,6 @@ class Crawl:
             harvest.discard()
         links = self.links(harvest.requests, parent=task.row.id, depth=task.row.depth + 1)
         harvest.errors.extend(links.errors)
-        self.items += len(harvest.items)
         self.errors += bool(harvest.errors)
         size = sum(len(v) for i in harvest.items for v in i.values if isinstance(v, str | bytes))
         return self._commit(

@@ -141,6 +141,11 @@ class Scheduler:
         """Some request could be sent but for slots, pace or clients."""
         return bool(self._heap or self._line or self._full)
 
+    @property
+    def lacks_room(self) -> bool:
+        """Some request could be sent at once but for slots or clients."""
+        return bool(self._line or self._full)
+
     def domains(self) -> Iterator[Domain]:
         """Every domain known here."""
         return iter(self._domains.values())

@@ -46,7 +46,7 @@ __all__ = ["Visits"]
 
 class Visits:
     """The visits of one session; `woke` is called when something may have become possible,
-    `settled(crawl)` when a visit of that run has ended."""
+    `settled(crawl)` when a visit of that run has ended; `stop(crawl, reason)` stops it."""
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class Visits:
         *,
         woke: Callable[[], None],
         settled: Callable[[Crawl], None],
+        stop: Callable[[Crawl, str], None],
     ) -> None:
         self._wire = wire
         self._scheduler = scheduler
@@ -66,6 +67,7 @@ class Visits:
         self._crawls = crawls
         self._woke = woke
         self._settled = settled
+        self._stop = stop
         self._declared: set[type] = set()
         self.unfinished_bytes = 0
         self.made = 0
@@ -86,7 +88,7 @@ class Visits:
             self._wire.learn(domain, outcome, verdict)
             crawl.delivered += isinstance(verdict, Deliver)
         except StopCrawl:
-            crawl.stop("spider")
+            self._stop(crawl, "spider")
         except SpiderError as error:
             broken = describe(error)
         except Exception as error:
@@ -108,7 +110,6 @@ class Visits:
             commit = crawl.broken(action.ready.row, action.domain.epoch, broken, time.time())
             await self._commit(crawl, action.domain, action.ready.row, commit)
             return
-        self._scheduler.hold(crawl.id)
         crawl.unfinished -= 1
         self._settled(crawl)
 
@@ -219,7 +220,7 @@ class Visits:
             try:
                 await call(hook, *given)
             except StopCrawl:
-                self._stop(crawl)
+                self._stop(crawl, "spider")
             except SpiderError as error:
                 errors.append(describe(error))
         return errors
@@ -245,10 +246,6 @@ class Visits:
             harvest.errors += await self._tell(crawl, crawl.hooks.on_error, task.request, error)
         return harvest
 
-    def _stop(self, crawl: Crawl) -> None:
-        crawl.stop("spider")
-        self._scheduler.hold(crawl.id)
-
     async def _commit(
         self,
         crawl: Crawl,
@@ -260,9 +257,11 @@ class Visits:
         (ack,) = await self._store.commit([commit])
         self._scheduler.settle(domain, row)
         if ack.applied:
+            crawl.items += len(commit.items)
             self._dispatch(crawl, commit, ack)
         elif ack.error is not None:
             crawl.errors += 1
+            await self._keep_links(crawl, commit)
         if commit.state is State.QUEUED:
             self._put_back(commit)
         else:
@@ -273,12 +272,19 @@ class Visits:
         self._settled(crawl)
         self._woke()
 
+    async def _keep_links(self, crawl: Crawl, refused: Commit) -> None:
+        """The store refused a page's items and failed it: where it led is not lost."""
+        commit = Commit(run=crawl.id, at=time.time(), links=refused.links)
+        (ack,) = await self._store.commit([commit])
+        if ack.applied:
+            self._dispatch(crawl, commit, ack)
+
     async def _hand_on(self, crawl: Crawl, harvest: Harvest, *, is_stored: bool) -> None:
         if is_stored and crawl.sink is not None:
             for value in harvest.values:
                 await crawl.sink(value)
         if harvest.stops:
-            self._stop(crawl)
+            self._stop(crawl, "spider")
 
     async def _declare(self, harvest: Harvest) -> None:
         """Item tables are made when their first item comes.

@@ -18,11 +18,13 @@ from crawler import (
     Retry,
     Session,
     Settings,
+    SpiderError,
     StopCrawl,
     UnfinishedSettings,
     crawl,
     crawl_sync,
     item,
+    stream,
 )
 from crawler.crawling import run_loop, settings_of
 from crawler.testing import Reply, Site, dead_address, fail_first
@@ -402,3 +404,76 @@ def test_a_proxys_password_stands_in_no_fetch_row(tmp_path: Path) -> None:
     assert rows(
         tmp_path / "x.db", "select distinct proxy from fetches where proxy is not null"
     ) == [(via,)]
+
+
+@pytest.mark.parametrize("final", [Reply.code(503), Reply.code(200, {"content-encoding": "gzip"})])
+def test_a_robots_txt_that_leads_to_no_verdict_ends_by_itself(final: Reply, tmp_path: Path) -> None:
+    routes = {"/robots.txt": Reply.redirect("/rules"), "/rules": final, "/": page()}
+    with Site(routes).threaded() as site:
+        result = start(
+            site.url("/"), tmp_path / "x.db", domain=DomainSettings(give_up=0.3, delay=0)
+        )
+        asked = [entry.path for entry in site.log].count("/robots.txt")
+    assert (result.ended_by, result.exit_code) == ("finished", 3)
+    assert asked < 100
+
+
+@LOOPS
+def test_stop_crawl_cuts_a_start_that_waits(run: Any) -> None:
+    class Slow(Walk):
+        async def start(self) -> AsyncIterator[Request]:
+            yield Request(self.url)
+            await asyncio.Event().wait()
+
+        def parse(self, page: Response) -> Results:
+            raise StopCrawl
+
+        url: str = ""
+
+    with Site({}, fallback=page()).threaded() as site:
+        result = run(crawl(Slow(url=site.url("/"))))
+    assert (result.ended_by, result.delivered) == ("spider", 1)
+
+
+def test_a_closed_hook_that_never_ends_is_cut_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crawler.engine.GRACE_S", 0.1)
+
+    class Hooked(Walk):
+        async def closed(self, result: Any) -> None:
+            await asyncio.Event().wait()
+
+    with Site({"/": page()}).threaded() as site:
+        Hooked.start_urls = [site.url("/")]
+        result = crawl_sync(Hooked)
+    assert (result.ended_by, result.exit_code) == ("finished", 1)
+    assert "TimeoutError" in (result.message or "")
+
+
+def test_a_page_whose_items_the_store_refuses_keeps_its_links(tmp_path: Path) -> None:
+    class Wide(Walk):
+        def parse(self, page: Response) -> Results:
+            yield from page.follow_all("a", self.parse)
+            width = 3000 if page.depth == 0 else 1
+            yield {f"c{n}": n for n in range(width)}
+
+    db = tmp_path / "x.db"
+    with Site({"/": page("/a"), "/a": page()}).threaded() as site:
+        Wide.start_urls = [site.url("/")]
+        result = crawl_sync(Wide, db=db)
+    assert (result.delivered, result.stored, result.errors) == (2, 1, 1)
+    assert rows(db, "select state, reason from requests order by id") == [
+        ("failed", "store"),
+        ("done", None),
+    ]
+
+
+def test_a_stream_raises_what_start_raised() -> None:
+    class Broken(Walk):
+        def start(self) -> Results:
+            raise RuntimeError("no list")
+
+    async def read() -> list[Any]:
+        return [one async for one in stream(Broken)]
+
+    with pytest.raises(SpiderError, match="no list"):
+        asyncio.run(read())

@@ -290,11 +290,26 @@ def test_a_hook_that_raises_is_an_error_of_the_page() -> None:
 
 
 def test_cancellation_is_not_taken_for_an_error_of_the_callback() -> None:
+    waiting = asyncio.Event()
+
     async def call() -> None:
-        raise asyncio.CancelledError
+        waiting.set()
+        await asyncio.Event().wait()
 
     async def run() -> None:
+        task = asyncio.ensure_future(collect(call, page=PAGE, on_item=[], default_table="items"))
+        await waiting.wait()
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await collect(call, page=PAGE, on_item=[], default_table="items")
+            await task
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, SystemExit, GeneratorExit])
+def test_what_a_callback_lets_out_by_itself_is_its_error(raised: type[BaseException]) -> None:
+    async def call() -> None:
+        raise raised
+
+    (error,) = harvest_of(call).errors
+    assert raised.__name__ in error.message
