@@ -127,7 +127,8 @@ def run_plans(
     plans: Sequence[Plan], db: Path, *, how: str = "auto", quiet: bool = False
 ) -> list[CrawlResult]:
     """Run spiders side by side in one session; `how` is auto, fresh or resume."""
-    gc.freeze()  # what was imported stays: the collector need not look at it again
+    gc.freeze()  # what was imported stays: the collector need not look at it again,
+    gc.set_threshold(20_000, 20, 20)  # and a page's thousand objects die without it
     return run_loop(_run(plans, db, how, quiet))  # type: ignore[no-any-return]
 
 
