@@ -146,10 +146,10 @@ def test_fifty_hosts_share_eight_clients_and_all_get_their_turn_early(tmp_path: 
     pages = {f"/{n}": page(f"/{n + 1}", f"/{n + 2}") for n in range(40)}
     with Site({"/": page("/0"), **pages}, addresses=hosts).threaded() as site:
         asyncio.run(_with_eight_clients(site, db, hosts))
-        log = [entry.number for entry in site.log]
+        log = [entry.number for entry in site.log if entry.path != "/robots.txt"]
     assert value(db, "select count(*) from seen") == hosts * 41
-    latest_first = max(log.index(number) for number in range(hosts))
-    assert latest_first <= len(log) // 4
+    latest_first_page = max(log.index(number) for number in range(hosts))
+    assert latest_first_page <= len(log) // 4
     assert value(db, "select evictions from v_runs") >= hosts - 8
 
 
@@ -173,7 +173,8 @@ def test_two_spiders_over_one_host_keep_one_pace_and_one_pool(tmp_path: Path) ->
         assert site.stats().peak <= 2
     gaps = [later - earlier for earlier, later in itertools.pairwise(starts)]
     assert len(starts) == 22
-    assert min(gaps) > 0.008
+    assert min(gaps) > 0.01
+    assert sum(gaps) > 21 * 0.02 * 0.95  # two paces would need half of that
     assert rows(db, "select _run, count(*) from seen group by 1") == [("one-1", 11), ("two-1", 11)]
 
 
