@@ -24,14 +24,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from crawler.pool import ClientCache, ClientKey
+
     Get = Callable[[str], Awaitable[int]]
     """Fetches a URL; gives the bytes of the body."""
     Case = Callable[[str, int], AbstractAsyncContextManager[Get]]
     """A client for a domain and a number of connections."""
 
-__all__ = ["CASES", "LOOPS"]
+__all__ = ["CASES", "LOOPS", "cpu_s", "leased"]
 
 TIMEOUTS = {"connect": 10.0, "head": 20.0, "read": 20.0, "write": 20.0}
+HEADERS = [("user-agent", "benchmark"), ("accept", "*/*"), ("accept-encoding", "gzip, deflate, br")]
 LOOPS = ("uvloop", "asyncio")
 WARM = 16
 """Requests on each connection before the clock starts: httpx's pool takes as long to settle."""
@@ -40,29 +43,37 @@ WARM = 16
 @asynccontextmanager
 async def ours(domain: str, connections: int) -> AsyncIterator[Get]:
     """The client cache as the downloader uses it: a lease and a stream per request."""
-    from crawler.pool import ACCEPT_ENCODING, ClientCache, ClientKey
+    from crawler.pool import ClientCache, ClientKey
 
     cache = ClientCache()
     key = ClientKey(domain)
-    headers = {"user-agent": "benchmark", "accept": "*/*", "accept-encoding": ACCEPT_ENCODING}
 
     async def get(url: str) -> int:
-        lease = cache.lease(key, connections)
-        try:
-            response = await lease.client.exchange(
-                "GET", url, headers=headers, content=b"", timeouts=TIMEOUTS
-            )
-            try:
-                return len(b"".join([part async for part in response.aiter_raw()]))
-            finally:
-                await response.aclose()
-        finally:
-            lease.release()
+        return await leased(cache, key, url, connections)
 
     try:
         yield get
     finally:
         await cache.aclose()
+
+
+async def leased(cache: ClientCache, key: ClientKey, url: str, connections: int) -> int:
+    """A lease, a request, its whole body, a release: bytes of the body.
+
+    RuntimeError for another status than 200.
+    """
+    lease = cache.lease(key, connections)
+    try:
+        answer = await lease.client.exchange("GET", url, headers=HEADERS)
+        try:
+            size = len(b"".join([part async for part in answer]))
+        finally:
+            await answer.aclose()
+    finally:
+        lease.release()
+    if answer.status != 200:
+        raise RuntimeError(f"{url}: status {answer.status}")
+    return size
 
 
 @asynccontextmanager
@@ -75,6 +86,30 @@ async def ours_by_send(domain: str, connections: int) -> AsyncIterator[Get]:
 
     async def get(url: str) -> int:
         return len((await lease.client.get(url)).content)
+
+    try:
+        yield get
+    finally:
+        lease.release()
+        await cache.aclose()
+
+
+@asynccontextmanager
+async def ours_by_transport(domain: str, connections: int) -> AsyncIterator[Get]:
+    """Their transport alone, as httpx would call it."""
+    import httpx
+
+    from crawler.pool import ClientCache, ClientKey
+
+    cache = ClientCache()
+    lease = cache.lease(ClientKey(domain), connections)
+    transport = lease.client.transport
+    extensions = {"timeout": TIMEOUTS}
+
+    async def get(url: str) -> int:
+        request = httpx.Request("GET", url, extensions=extensions)
+        response = await transport.handle_async_request(request)
+        return len(await response.aread())
 
     try:
         yield get
@@ -129,6 +164,7 @@ async def plain_aiohttp(domain: str, connections: int) -> AsyncIterator[Get]:
 
 CASES: dict[str, tuple[str, Case]] = {
     "ours": ("crawler", ours),
+    "ours by transport": ("crawler", ours_by_transport),
     "ours by send": ("crawler", ours_by_send),
     "httpx": ("httpx", plain_httpx),
     "httpx-aiohttp": ("httpx_aiohttp", httpx_aiohttp),
@@ -160,14 +196,15 @@ async def measured(
                 received += size
                 done += 1
                 if done in (first, last):
-                    marks.append((_cpu_s(), time.perf_counter(), received))
+                    marks.append((cpu_s(), time.perf_counter(), received))
 
         await asyncio.gather(*(work() for _ in range(connections)))
     cpu, wall, size = (after - before for before, after in zip(*marks, strict=True))
     return {"cpu_us": cpu / requests * 1e6, "per_s": requests / wall, "bytes": size / requests}
 
 
-def _cpu_s() -> float:
+def cpu_s() -> float:
+    """User and system time of this process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from crawler.settings import (
         BodySettings,
         DomainSettings,
+        HeadSettings,
         PoolSettings,
         RobotsSettings,
         Settings,
@@ -51,6 +52,7 @@ _WHERE = {
     "CrawlResult": "result",
     "CrawlerError": "errors",
     "DomainSettings": "settings",
+    "HeadSettings": "settings",
     "FetchError": "errors",
     "ItemError": "errors",
     "NoMatch": "errors",
@@ -86,6 +88,7 @@ __all__ = [
     "CrawlerError",
     "DomainSettings",
     "FetchError",
+    "HeadSettings",
     "ItemError",
     "NoMatch",
     "Node",

@@ -145,6 +145,11 @@ class Domain:
         passes = not self.gate or (bool(self.asides) and not self.asides[0].obeys_robots)
         return passes and self.active < self.pace.concurrency
 
+    def needs_client(self, now: float, *, within: float) -> bool:
+        """Something is ready that the pace lets start within that many seconds."""
+        is_ready = bool(self.asides) or any(map(len, self.windows.values()))
+        return is_ready and self.pace.next_at <= now + within
+
     @property
     def is_idle(self) -> bool:
         """Nothing on the wire, asked aside, ready, or handed out and not yet committed."""

@@ -1,8 +1,8 @@
 """One order to one outcome: send through a leased client, read, decode.
 
-Owns: deadlines and sizes of a whole exchange, the mapping of everything that can happen
-to an Outcome. Does not own: what follows from it (`retry`), the sockets (`pool`), when a
-lease begins and ends (`visits`).
+Owns: the sizes of an answer, the mapping of everything that can happen to an Outcome.
+Does not own: what follows from it (`retry`), sockets and deadlines (`pool`), when a lease
+begins and ends (`visits`).
 
 Invariants: the response is closed under success, error and cancellation; no more than
 `wire_bytes` are read and no more than the decoded bound is kept; an Outcome has either a
@@ -11,20 +11,19 @@ status or an error, never both.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from crawler.errors import FetchError, UsageError
-from crawler.pool import BodyDecoder, ClientKey, TlsProfile, connection_of, parse_codings
+from crawler.pool import BodyDecoder, Deadlines, parse_codings
 from storage import FetchRow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
+    from collections.abc import Callable
 
-    from crawler.pool import ClientCache, Lease, PoolClient
+    from crawler.pool import Answer, ClientCache, ClientKey, ConnectionInfo, Lease
     from storage import DomainRow
 
 __all__ = ["Downloader", "Order", "Outcome"]
@@ -33,22 +32,16 @@ MIB = 1024 * 1024
 TEXT_BYTES = 10 * MIB
 OTHER_BYTES = 32 * MIB
 TEXT_TYPES = (b"text/", b"application/json", b"application/xhtml", b"application/xml")
-SLOWEST = 1024.0
-"""Bytes per second a body must bring, averaged since the head, once GRACE_S have passed."""
-GRACE_S = 20.0
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What to send and how long to wait; seconds and bytes."""
+    """What to send, how long to wait and how much to take, in bytes."""
 
     method: str
     url: str
     headers: dict[str, str]
     content: bytes
-    connect_s: float
-    head_s: float
-    read_s: float
-    total_s: float
+    deadlines: Deadlines
     wire_bytes: int
     decoded_bytes: int | None
     """None: 10 MiB of text, 32 MiB of anything else."""
@@ -63,12 +56,20 @@ class Outcome(Struct, kw_only=True):
     headers: list[tuple[bytes, bytes]] = []
     body: bytes = b""
     error: FetchError | None = None
-    connect_s: float | None = None
     ttfb_s: float | None = None
     """Seconds from sending to the head of the answer."""
     total_s: float = 0.0
     bytes_received: int = 0
-    reused: bool | None = None
+    connection: ConnectionInfo | None = None
+    """What served it; None: nothing did."""
+    proxy: str | None = None
+    """What it was sent through, without credentials; None: direct."""
+    generation: int | None = None
+    """Which client of its domain it was sent through, from 1."""
+    open_connections: int = 0
+    """Of the client, when the answer had been read."""
+    peer_closes: int = 0
+    """Idle connections of the client that the server has closed so far."""
     pace: DomainRow | None = None
     """What the domain's pace had learned when its slot was given back."""
 
@@ -76,6 +77,11 @@ class Outcome(Struct, kw_only=True):
     def code(self) -> str:
         """The error's code, or `http-<status>`."""
         return self.error.code if self.error is not None else f"http-{self.status}"
+
+    @property
+    def message(self) -> str:
+        """What the error says; empty: there is none."""
+        return str(self.error.args[0]) if self.error is not None else ""
 
     def header(self, name: str) -> str | None:
         """The first header of that name, in lower case; None: there is none."""
@@ -92,10 +98,10 @@ class Outcome(Struct, kw_only=True):
         started_at: float,
         attempt: int = 1,
         wait_s: float = 0.0,
-        proxy: str | None = None,
         url: str | None = None,
     ) -> FetchRow:
         """This attempt for the statistics; `url` None: the committed request's own."""
+        connection = self.connection
         return FetchRow(
             attempt=attempt,
             status=self.status,
@@ -103,22 +109,29 @@ class Outcome(Struct, kw_only=True):
             decision=decision,
             started_at=started_at,
             wait_s=wait_s,
-            connect_s=self.connect_s,
+            connect_s=connection.connect_s if connection else None,
+            dns_s=connection.dns_s if connection else None,
+            tls_s=connection.tls_s if connection else None,
             ttfb_s=self.ttfb_s,
             total_s=self.total_s,
             bytes_received=self.bytes_received,
-            reused=self.reused,
-            proxy=proxy,
+            reused=connection.reused if connection else None,
+            nth=connection.nth if connection else None,
+            replays=connection.replays if connection else 0,
+            http_version=connection.http_version if connection else None,
+            peer=connection.peer if connection else None,
+            generation=self.generation,
+            proxy=self.proxy,
             url=url,
         )
 
 
 class Downloader:
-    """Sends orders through the client cache."""
+    """Sends orders through the client cache; `key` says whose client serves a domain."""
 
-    def __init__(self, clients: ClientCache, *, tls: TlsProfile) -> None:
+    def __init__(self, clients: ClientCache, *, key: Callable[[str], ClientKey]) -> None:
         self._clients = clients
-        self._tls = tls
+        self._key = key
         self._sent = 0
         self._failed = 0
 
@@ -127,18 +140,14 @@ class Downloader:
 
     def may_lease(self, domain: str) -> bool:
         """A client for the domain can be had at once."""
-        return self._clients.may_lease(ClientKey(domain, tls=self._tls))
-
-    def connections(self, domain: str) -> int:
-        """Connections open to the domain now."""
-        return self._clients.open_connections(ClientKey(domain, tls=self._tls))
+        return self._clients.may_lease(self._key(domain))
 
     def lease(self, domain: str, connections: int) -> Lease:
         """The domain's client, with at most that many connections should it be made now.
 
         Raises RuntimeError when every client is in use: ask `may_lease` first.
         """
-        return self._clients.lease(ClientKey(domain, tls=self._tls), connections)
+        return self._clients.lease(self._key(domain), connections)
 
     def routed(self, lease: Lease, proxy: str) -> Lease:
         """The lease of the domain's client through a proxy, in place of the direct one.
@@ -147,8 +156,10 @@ class Downloader:
         FetchError, the direct lease still held: `local` when every client is in use,
         `bad-request` for a proxy that cannot be used.
         """
-        connections = lease.client.transport.connections
-        key = ClientKey(lease.key.domain, proxy, self._tls)
+        connections = lease.client.transport.pool.connections
+        key = lease.key._replace(proxy=proxy)
+        if key == lease.key:
+            return lease
         try:
             if self._clients.may_lease(key):
                 other = self._clients.lease(key, connections)
@@ -163,19 +174,17 @@ class Downloader:
 
     async def fetch(self, lease: Lease, order: Order) -> Outcome:
         """Send an order under a lease. Never raises FetchError: it is in the Outcome."""
-        outcome = Outcome()
+        outcome = Outcome(generation=lease.nth)
         begun = time.monotonic()
         self._sent += 1
         try:
-            async with asyncio.timeout(order.total_s):
-                await self._exchange(lease.client, order, outcome, begun)
+            await self._exchange(lease, order, outcome, begun)
         except FetchError as error:
-            self._fail(outcome, _of_proxy(error) if lease.key.proxy else error)
-        except TimeoutError as error:
-            late = FetchError("total-timeout", f"timeout.total={order.total_s:g} s", url=order.url)
-            late.__cause__ = error
-            self._fail(outcome, late)
+            self._fail(outcome, error)
         outcome.total_s = time.monotonic() - begun
+        pool = lease.client.transport.pool
+        outcome.open_connections = pool.open_connections
+        outcome.peer_closes = pool.tally.peer_closes
         return outcome
 
     def _fail(self, outcome: Outcome, error: FetchError) -> None:
@@ -184,42 +193,35 @@ class Downloader:
         outcome.body = b""
         outcome.error = error
 
-    async def _exchange(
-        self, client: PoolClient, order: Order, outcome: Outcome, begun: float
-    ) -> None:
-        response = await client.exchange(
+    async def _exchange(self, lease: Lease, order: Order, outcome: Outcome, begun: float) -> None:
+        answer = await lease.client.exchange(
             order.method,
             order.url,
-            headers=order.headers,
+            headers=order.headers.items(),
             content=order.content,
-            timeouts={
-                "connect": order.connect_s,
-                "head": order.head_s,
-                "read": order.read_s,
-                "write": order.head_s,
-            },
+            deadlines=order.deadlines,
         )
         try:
-            headed = time.monotonic()
-            connection = connection_of(response)
-            outcome.reused = connection.reused
-            outcome.connect_s = connection.connect_s
-            outcome.ttfb_s = headed - begun - (connection.connect_s or 0.0)
-            outcome.headers = response.headers.raw
-            outcome.status = response.status_code
-            await self._read(cast("AsyncIterable[bytes]", response.stream), order, outcome, headed)
+            connection = outcome.connection = answer.info
+            outcome.ttfb_s = time.monotonic() - begun - (connection.connect_s or 0.0)
+            outcome.headers = answer.headers
+            outcome.status = answer.status
+            if answer.status == 407 and lease.key.proxy is not None:
+                raise FetchError("proxy", "the proxy refuses our credentials (407)")
+            await self._read(answer, order, outcome)
+        except FetchError as error:
+            error.url = error.url or order.url
+            raise
         finally:
-            await response.aclose()
+            await answer.aclose()
 
-    async def _read(
-        self, stream: AsyncIterable[bytes], order: Order, outcome: Outcome, headed: float
-    ) -> None:
-        """The body, bounded on the wire, after decoding, and in slowness."""
+    async def _read(self, answer: Answer, order: Order, outcome: Outcome) -> None:
+        """The body, bounded on the wire and after decoding."""
         decoder = BodyDecoder(
             parse_codings(outcome.header("content-encoding") or ""), _decoded_bound(order, outcome)
         )
         parts = []
-        async for chunk in stream:
+        async for chunk in answer:
             outcome.bytes_received += len(chunk)
             if outcome.bytes_received > order.wire_bytes:
                 seen = f"body.wire={order.wire_bytes}, seen {outcome.bytes_received}"
@@ -228,21 +230,8 @@ class Downloader:
             if order.cut_at is not None and decoder.size > order.cut_at:
                 outcome.body = b"".join(parts)
                 return
-            passed = time.monotonic() - headed
-            if passed > GRACE_S and outcome.bytes_received < SLOWEST * passed:
-                slow = f"under {SLOWEST:g} bytes/s over {passed:.0f} s"
-                raise FetchError("read-timeout", slow, url=order.url)
         decoder.finish()
         outcome.body = parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _of_proxy(error: FetchError) -> FetchError:
-    """What failed before the target was reached is not the target's fault."""
-    if error.fault != "domain":
-        return error
-    found = FetchError("proxy", str(error.args[0]), url=error.url)
-    found.__cause__ = error
-    return found
 
 
 def _decoded_bound(order: Order, outcome: Outcome) -> int:

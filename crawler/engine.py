@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from crawler.access import Access, check, open_clients
 from crawler.downloader import Downloader
 from crawler.errands import Errands
 from crawler.errors import FetchError, SpiderError, StopCrawl
@@ -30,7 +31,6 @@ from crawler.harvest import describe
 from crawler.pace import Pace
 from crawler.plugins import call, is_ours
 from crawler.plugins import hooks as hooks_of
-from crawler.pool import ClientCache, SocketBudget, TlsProfile
 from crawler.pump import Pump
 from crawler.result import ENDINGS, CrawlResult, Snapshot
 from crawler.run import Crawl
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crawler.pool import CacheStats
+    from crawler.settings import DomainSettings
     from crawler.spider import Spider
     from crawler.urls import Target
     from crawler.wire import Slot
@@ -82,14 +83,9 @@ class Session:
         self._loop = loop
         self._clock = loop.time
         self._robots = RobotsCache()
-        self._clients = ClientCache(
-            settings.pool.clients,
-            budget=SocketBudget(settings.pool.sockets),
-            keepalive=settings.pool.keepalive,
-            clock=loop.time,
-        )
-        tls = TlsProfile(verify=settings.tls.verify, ca_file=settings.tls.ca_file)
-        self._downloader = Downloader(self._clients, tls=tls)
+        self._clients = open_clients(settings, clock=loop.time)
+        self._access = Access(settings, self._wishes)
+        self._downloader = Downloader(self._clients, key=self._access.key)
         self._scheduler = Scheduler(
             pace_for=self._pace_for,
             may_lease=self._downloader.may_lease,
@@ -113,7 +109,14 @@ class Session:
             spawn=self._spawn,
             woke=wake,
         )
-        self._wire = Wire(self._downloader, self._scheduler, clock=loop.time, woke=wake)
+        self._wire = Wire(
+            self._downloader,
+            self._scheduler,
+            self._access,
+            keepalive=settings.pool.keepalive,
+            clock=loop.time,
+            woke=wake,
+        )
         self._errands = Errands(self._wire, self._scheduler, store, self._robots, woke=wake)
         self._visits = Visits(
             self._wire,
@@ -170,6 +173,7 @@ class Session:
         `identity` is what a run is found again by; None: the spider's arguments.
         """
         settings = settings or self.settings
+        check(settings)
         row = await self._row_for(spider, settings, resume, code_hash, identity)
         counts, named = await self.store.count(row.id), await self.store.origins(row.id)
         crawl = Crawl(
@@ -184,6 +188,7 @@ class Session:
         )
         crawl.queued = counts.get("queued", 0)
         self._crawls[row.id] = crawl
+        self._access.forget_keys()
         self._ends[row.id] = self._loop.create_future()
         spider._fetch = lambda request: self._errands.fetch(crawl, request)
         for name in named:
@@ -217,7 +222,7 @@ class Session:
         code_hash: str,
         identity: str | None,
     ) -> RunRow:
-        given = msgspec.json.encode(settings.given()).decode()
+        given = msgspec.json.encode(settings.shown()).decode()
         if resume is not None:
             return await self.store.resume(
                 resume.id, settings=given, code_hash=code_hash, pid=os.getpid()
@@ -333,6 +338,7 @@ class Session:
             broken = describe(error)
             result = replace(result, message=broken.message, detail=broken.detail)
         self._crawls.pop(crawl.id, None)
+        self._access.forget_keys()
         end = self._ends.pop(crawl.id)
         if not end.done():
             end.set_result(result)
@@ -427,10 +433,13 @@ class Session:
     def _pace_for(self, domain: str) -> Pace:
         """The strictest of what the open runs ask for; no pause on this machine's own
         network where the user named the host."""
-        wishes = [crawl.settings.for_domain(domain) for crawl in self._crawls.values()]
-        wishes = wishes or [self.settings.for_domain(domain)]
         is_near = domain in self._named and is_private(domain)
-        return Pace.strictest(wishes, is_near=is_near)
+        return Pace.strictest(self._wishes(domain), is_near=is_near)
+
+    def _wishes(self, domain: str) -> list[DomainSettings]:
+        """What the open runs ask of a domain."""
+        wishes = [crawl.settings.for_domain(domain) for crawl in self._crawls.values()]
+        return wishes or [self.settings.for_domain(domain)]
 
     # -- heartbeat and patience --------------------------------------------------------------
 

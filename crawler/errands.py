@@ -23,7 +23,7 @@ from crawler.scheduler import Aside
 from crawler.urls import canonicalise
 from crawler.web.redirects import REDIRECTS, Hop, next_hop
 from crawler.web.robots import is_verdict, verdict_for
-from crawler.wire import response_of
+from crawler.wire import response_of, rest_for
 from storage import Commit
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Errands:
             epoch=domain.epoch,
             at=time.time(),
             fetches=(outcome.row("robots", started_at=started_at, url=request.url),),
-            pace=self._wire.pace_row(domain),
+            pace=self._wire.pace_row(domain, outcome),
         )
         await self._store.commit([commit])
 
@@ -198,9 +198,11 @@ class Errands:
         if outcome.status is not None and is_verdict(outcome.status):
             pace.answered_in(outcome.ttfb_s)
         elif outcome.error is not None and outcome.error.fault == "local":
-            pace.rest(now, 1.0)
+            pace.rest(now, rest_for(outcome.error))
         else:
-            pace.refused(now, crawl.retry.rest_s(pace.failures + 1, now), outcome.code)
+            pace.refused(
+                now, crawl.retry.rest_s(pace.failures + 1, now), outcome.code, outcome.message
+            )
 
     async def _followed(self, crawl: Crawl, url: str, outcome: Outcome) -> Outcome:
         via: tuple[str, ...] = ()

@@ -9,23 +9,24 @@ value; a later layer goes over an earlier one; a file that a setting names can b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
 from crawler.errors import SettingsError
-from crawler.settings import (
-    DomainSettings,
-    Settings,
-    checked,
-    did_you_mean,
-    known,
-    setting_types,
-)
+from crawler.settings import Settings, known, setting_types
+from crawler.settings_groups import checked, did_you_mean, path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    import ssl
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["Layer", "environment_layer", "file_layers", "flag_layer", "resolve"]
+
+PEM_HOLDS = {
+    "ca_file": "at least one certificate",
+    "client_cert": "a certificate and its key, without a passphrase",
+}
 
 
 class Layer(NamedTuple):
@@ -111,29 +112,38 @@ def flag_layer(pairs: Iterable[str], origin: str = "-s") -> Layer:
 
 def _check_files(settings: Settings) -> None:
     """Refuse a file now that would fail every https request later."""
-    path = settings.tls.ca_file
-    if path is None:
-        return
-    import ssl
+    for name, path in (
+        ("ca_file", settings.tls.ca_file),
+        ("client_cert", settings.tls.client_cert),
+    ):
+        if path is None:
+            continue
+        import ssl
 
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
-    except (OSError, ValueError) as error:
-        origin = settings.origins.get("tls.ca_file", "spider")
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SettingsError(
-            f"setting `tls.ca_file` = {path!r} (from {origin}): expected a file that can be read"
-            f" ({reason})",
-            hint="name a PEM file with at least one certificate",
-        ) from error
+        try:
+            _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), name, path)
+        except (OSError, ValueError) as error:
+            origin = settings.origins.get(f"tls.{name}", "spider")
+            reason = getattr(error, "strerror", None) or str(error)
+            raise SettingsError(
+                f"setting `tls.{name}` = {path!r} (from {origin}): expected a file that can be"
+                f" read ({reason})",
+                hint=f"name a PEM file with {PEM_HOLDS[name]}",
+            ) from error
+
+
+def _load(context: ssl.SSLContext, name: str, path: str) -> None:
+    if name == "ca_file":
+        context.load_verify_locations(cafile=path)
+    else:
+        # With a passphrase given, even an empty one, OpenSSL does not ask the terminal for it.
+        context.load_cert_chain(path, password="")
 
 
 def _leaves(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     for name, value in table.items():
         if isinstance(value, dict):
             yield from _leaves(value, (*path, name))
-        elif path[:1] == ("domains",) and len(path) > 1:
-            yield f'domains."{".".join(path[1:])}".{name}', value
         else:
             yield ".".join((*path, name)), value
 
@@ -141,18 +151,17 @@ def _leaves(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[s
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted names to the keyword arguments of Settings."""
     tree: dict[str, Any] = {}
-    domains: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
-        group, _, name = key.rpartition(".")
-        if not group:
-            tree[name] = value
-        elif group.startswith("domains."):
-            domains.setdefault(group.removeprefix("domains.").strip('"'), {})[name] = value
-        else:
-            tree.setdefault(group, {})[name] = value
-    for group, given in tree.items():
-        if isinstance(given, dict):
-            tree[group] = type(getattr(Settings, group))(**given)
-    if domains:
-        tree["domains"] = {pattern: DomainSettings(**given) for pattern, given in domains.items()}
-    return tree
+        *groups, name = path_of(key)
+        branch = tree
+        for group in groups:
+            branch = branch.setdefault(group, {})
+        branch[name] = value
+    return {name: _built(Settings.types[name], given) for name, given in tree.items()}
+
+
+def _built(kind: Any, given: Any) -> Any:
+    """A group of what was given for it; the entries of a table each by itself."""
+    if get_origin(kind) is Mapping:
+        return {entry: _built(get_args(kind)[1], inner) for entry, inner in given.items()}
+    return kind(**given) if isinstance(kind, type) and isinstance(given, dict) else given

@@ -13,9 +13,9 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
-from urllib.parse import urlsplit
 
 from crawler.errors import SpiderError
+from crawler.units import is_proxy, masked
 
 __all__ = [
     "File",
@@ -47,10 +47,6 @@ SHOWN_LENGTH: Final = 80
 _token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _field_value = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?").fullmatch
 _unsendable = re.compile(r"[^\t -~]").search
-_proxy = re.compile(
-    r"https?://(?:[^\s/?#]*@)?(\[[0-9a-f:.]+\]|[^][\s/?#@:%\\\x00-\x20\x7f]+)(?::(\d{1,5}))?/?",
-    re.IGNORECASE,
-).fullmatch
 
 
 def refusal(option: str, value: object, wanted: str) -> SpiderError:
@@ -120,13 +116,11 @@ def check_headers(headers: object) -> None:
 
 
 def check_proxy(url: object) -> None:
-    """Raises SpiderError for what is not `http[s]://[user:password@]host[:port]`."""
-    if not isinstance(url, str) or not _is_proxy(url):
-        wanted = "http://host:port or https://host:port"
-        shown = url
-        if isinstance(url, str) and "@" in url:
-            shown = f"***@{url.rpartition('@')[2]}"
-        raise refusal("proxy", shown, wanted)
+    """Raises SpiderError for what is not `SCHEME://[user:password@]host[:port]`, the scheme
+    http, https, socks5 or socks5h."""
+    if not isinstance(url, str) or not is_proxy(url):
+        wanted = "http://, https:// or socks5://, then [user:password@]host[:port]"
+        raise refusal("proxy", masked(url) if isinstance(url, str) else url, wanted)
 
 
 def form_pairs(data: Form) -> tuple[tuple[str, str], ...]:
@@ -163,16 +157,6 @@ def _named_file(name: object, file: Any) -> tuple[str, bytes, str]:
             if _field_value(kind):
                 return filename, content, kind
     raise SpiderError(f"file {name!r}: give bytes, or (file name, bytes[, content type])")
-
-
-def _is_proxy(url: str) -> bool:
-    found = _proxy(url)
-    if found is None or not 0 < int(found[2] or 80) < 65_536:
-        return False
-    try:
-        return bool(urlsplit(url).hostname and found[1].encode("idna"))
-    except ValueError:
-        return False
 
 
 def _is_whole(value: object) -> bool:

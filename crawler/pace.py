@@ -48,6 +48,7 @@ class Pace:
         "floor_s",
         "give_up",
         "last_code",
+        "last_message",
         "limit",
         "next_at",
         "probes",
@@ -70,6 +71,7 @@ class Pace:
         self.started_since = False
         """A request went out after the last failure that counted."""
         self.last_code = ""
+        self.last_message = ""
         self.ttfb_s: float | None = None
         self.floor_s = 0.0
 
@@ -121,7 +123,7 @@ class Pace:
         """Start nothing for a while, through no fault of the domain."""
         self.next_at = max(self.next_at, now + seconds)
 
-    def refused(self, now: float, rest_s: float, code: str) -> None:
+    def refused(self, now: float, rest_s: float, code: str, message: str = "") -> None:
         """The domain could not be reached, or asked to be left alone for `rest_s` seconds.
 
         Failures of requests that were on the wire together count once: after the first of
@@ -137,6 +139,7 @@ class Pace:
         self.failed_at = now
         self.started_since = False
         self.last_code = code
+        self.last_message = message
         self.concurrency = 1
         self.next_at = now if self.is_dead else max(self.next_at, now + rest_s)
 
@@ -160,7 +163,9 @@ class Pace:
             return "ok"
         return "throttled" if self.last_code.startswith("http-") else "unreachable"
 
-    def row(self, *, offset: float, connections: int) -> DomainRow:
+    def row(
+        self, *, offset: float, connections: int, peer_closes: int = 0, generation: int = 0
+    ) -> DomainRow:
         """What is known, for the store; `offset` turns this clock into wall-clock time."""
         return DomainRow(
             state=self.state,
@@ -168,4 +173,6 @@ class Pace:
             delay=self.delay,
             concurrency=self.concurrency,
             connections=connections,
+            peer_closes=peer_closes,
+            generation=generation,
         )

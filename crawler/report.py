@@ -12,7 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from crawler.errors import CODES, UsageError
+from crawler.settings import DomainSettings, Settings
+from crawler.settings_groups import path_of
 from crawler.wording import count, duration, plural, printable, share, size
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ __all__ = [
 
 GOES_ON = ("running", "waiting", "interrupted")
 """States of a run that `crawler run` goes on with."""
+NAMED = 5
+"""Domains that one line names."""
 
 
 class Source(Protocol):
@@ -118,6 +124,8 @@ class Summary:
     """Pages in the best minute."""
     waits_for: tuple[str, float] | None = None
     """Domain that queued requests wait for, and until when (wall clock); None: nothing waits."""
+    unverified: tuple[str, ...] = ()
+    """Domains that were asked and whose certificates, if they had any, were not checked."""
 
 
 # ── summary ──────────────────────────────────────────────────────────────────────────────
@@ -137,6 +145,7 @@ def summarise(source: Source, run: str) -> Summary:
     return Summary(
         **facts,
         **_domain_facts(source, run),
+        unverified=_unverified(source, run),
         tables=_tables(source, run),
         failures=_failures(source, run),
         drops=_pairs(
@@ -186,6 +195,22 @@ def _domain_facts(source: Source, run: str) -> dict[str, Any]:
         "waits_for": waits[0] if waits else None,
         "unreachable": tuple(domain for domain, _ in dead),
     }
+
+
+def _unverified(source: Source, run: str) -> tuple[str, ...]:
+    """The run's own settings say so, as of the last time it was gone on with."""
+    (row,) = _records(source, "SELECT settings FROM runs WHERE id = ?", run)
+    given = {path_of(key): value for key, value in msgspec.json.decode(row["settings"]).items()}
+    wishes = {
+        path[1]: DomainSettings(verify=value)
+        for path, value in given.items()
+        if path[0] == "domains" and path[-1] == "verify"
+    }
+    if all(wish.verify for wish in wishes.values()):
+        return ()
+    settings = Settings(domains=wishes)
+    _, asked = source.query("SELECT domain FROM v_pools WHERE run = ? ORDER BY domain", (run,))
+    return tuple(domain for (domain,) in asked if not settings.for_domain(domain).verify)
 
 
 def _failures(source: Source, run: str) -> tuple[Failure, ...]:
@@ -303,6 +328,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("dropped", _led(summary.dropped, summary.drops)),
         ("latency", _latency(summary)),
         ("pools", _pools(summary)),
+        ("tls", _tls(summary)),
         ("traffic", f"{size(summary.bytes_received)} down" if summary.bytes_received else ""),
     ]
 
@@ -327,6 +353,14 @@ def _pools(summary: Summary) -> str:
         f" {plural(summary.requests, 'request')} · at most {plural(summary.clients_peak, 'client')}"
         f" · {plural(summary.evictions, 'eviction')}"
     )
+
+
+def _tls(summary: Summary) -> str:
+    if not summary.unverified:
+        return ""
+    more = len(summary.unverified) - NAMED
+    names = ", ".join(summary.unverified[:NAMED]) + (f" and {count(more)} more" if more > 0 else "")
+    return f"certificates not verified: {names}"
 
 
 def _led(total: int, parts: Sequence[tuple[str, int]]) -> str:

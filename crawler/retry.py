@@ -66,6 +66,33 @@ class Retry:
             if not is_strategy and not (isinstance(value, int | float) and value >= 0):
                 raise UsageError(f"Retry({name}={value!r}): seconds, 0 or more")
 
+    @classmethod
+    def from_urllib3(
+        cls,
+        total: int = 10,
+        backoff_factor: float = 0.0,
+        status_forcelist: Collection[int] = (),
+        *,
+        backoff_max: float = 120.0,
+        backoff_jitter: float = 0.0,
+    ) -> Retry:
+        """The policy that urllib3's Retry has under these names, for a spider.
+
+        `total` counts retries: one attempt more in all. Seconds: none before the first
+        retry, then `backoff_factor * 2 ** (n - 1)` before the nth, at most `backoff_max`,
+        with up to `backoff_jitter` added. 429 is tried again, listed or not. Raises
+        UsageError for numbers below 0.
+        """
+        if min(total, backoff_factor, backoff_max, backoff_jitter) < 0:
+            raise UsageError("Retry.from_urllib3: total and seconds are 0 or more")
+        later = tenacity.wait_exponential(backoff_factor, backoff_max)
+        jitter = tenacity.wait_random(0, backoff_jitter)
+        return cls(
+            attempts=total + 1,
+            wait=tenacity.wait_chain(tenacity.wait_none(), later + jitter),
+            statuses=frozenset((429, *status_forcelist)),
+        )
+
     def wait_s(self, state: tenacity.RetryCallState) -> float:
         """Seconds until the next attempt, by the strategy."""
         if isinstance(self.wait, wait_base):
@@ -100,7 +127,8 @@ class Retry:
             return DELIVER
         failure = error or FetchError(f"http-{status}", f"the server answered {status}")
         if failure.fault == "local":
-            return Requeue(at=now + 1.0, spent=False)
+            # "proxy" that is nobody's fault: another one is well, there is nothing to wait for.
+            return Requeue(at=now if failure.code == "proxy" else now + 1.0, spent=False)
         asked = retry_after_s(retry_after, now)
         is_domains = self._is_charged_to_domain(failure, status, asked)
         counted = max(attempt, failures + 1) if is_domains else attempt

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from crawler.about import NAME, VERSION
 from crawler.errors import FetchError
-from crawler.pool import ACCEPT_ENCODING
+from crawler.pool import ACCEPT_ENCODING, Deadlines
 from crawler.request import body_bytes, encode
 from crawler.retry import DELIVER, GiveUp, Requeue, Retry
 from crawler.urls import canonicalise, fingerprint, site_of
@@ -138,6 +138,16 @@ class Crawl:
             "accept": ACCEPT,
             "accept-encoding": ACCEPT_ENCODING,
         }
+        timeout = settings.timeout
+        self._deadlines = Deadlines(
+            connect=timeout.connect,
+            tls=timeout.tls,
+            head=timeout.head,
+            read=timeout.read,
+            write=timeout.write,
+            total=timeout.total,
+            rate=timeout.rate,
+        )
         self.agent = agent_token(self._headers["user-agent"])
         self.retry = spider.retry or Retry()
         self.statuses = frozenset(spider.statuses)
@@ -264,6 +274,12 @@ class Crawl:
         for name, value in (request.headers or {}).items():
             headers[name.lower()] = value
         return headers
+
+    def deadlines_for(self, request: Request) -> Deadlines:
+        """How long each step of the request may take."""
+        if request.timeout is None:
+            return self._deadlines
+        return self._deadlines._replace(total=request.timeout)
 
     def judge(self, task: Task, outcome: Outcome, now: float) -> Decision | Hop:
         """What follows from an outcome; a Hop where the page redirects."""
@@ -436,7 +452,6 @@ class Crawl:
     def _commit(
         self, task: Task, outcome: Outcome, now: float, decision: str, **changes: Any
     ) -> Commit:
-        proxy = task.request.proxy
         return Commit(
             run=self.id,
             domain=task.domain.name,
@@ -449,7 +464,6 @@ class Crawl:
                     started_at=task.started_at,
                     attempt=task.row.attempts + 1,
                     wait_s=task.wait_s,
-                    proxy=canonicalise(proxy).origin if proxy else None,
                 ),
             ),
             pace=outcome.pace,

@@ -1,12 +1,10 @@
 """What a person may set: one typed vocabulary, typos refused.
 
-Owns: names, types, defaults and units of every setting, and how a wrong one is told.
-Does not own: the places where they are set (`layers`), what a setting does (the part it is
-named after), or flags of the command.
+Owns: names, types, defaults and units of every setting, and how a wrong name is told.
+Does not own: the checks of a value (`settings_groups`), the places where they are set
+(`layers`), what a setting does (the part it is named after), or flags of the command.
 
-Invariants: a value is in effect only if its name and type were checked; settings never
-change after they were built. The docstring under a field is its documentation
-(`vocabulary`).
+Invariant: the docstring under a field is its documentation (`vocabulary`).
 """
 
 from __future__ import annotations
@@ -15,30 +13,34 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    NamedTuple,
-    dataclass_transform,
-    get_origin,
-    get_type_hints,
-)
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
 from crawler.errors import SettingsError, nearest
-from crawler.units import Bytes, Count, HeaderText, Patience, Seconds, Text, convert, expected
+from crawler.settings_groups import SettingsGroup, did_you_mean, entry_name, is_group
+from crawler.units import (
+    Address,
+    Addresses,
+    Bytes,
+    Count,
+    HeaderText,
+    HostName,
+    Patience,
+    Proxies,
+    Rate,
+    Seconds,
+    Text,
+    Whole,
+    expected,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 __all__ = [
     "BodySettings",
     "DomainSettings",
     "Field",
+    "HeadSettings",
     "PoolSettings",
     "RobotsSettings",
     "Settings",
@@ -46,73 +48,14 @@ __all__ = [
     "TimeoutSettings",
     "TlsSettings",
     "UnfinishedSettings",
-    "checked",
-    "did_you_mean",
     "known",
     "setting_types",
+    "tables",
     "vocabulary",
 ]
 
 KIB = 1024
 MIB = 1024 * KIB
-
-
-@dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False)
-class SettingsGroup:
-    """Settings that belong together; built by keyword, checked at once, frozen.
-
-    An instance holds only what it was given; the defaults are the class's attributes.
-    Raises SettingsError for an unknown name or an impossible value.
-    """
-
-    types: ClassVar[Mapping[str, Any]] = {}
-    """Field name to type, with its bounds and unit."""
-
-    def __init__(self, **given: Any) -> None:
-        for name, value in given.items():
-            if name not in self.types:
-                raise SettingsError(
-                    f"unknown setting `{name}` in {type(self).__name__}",
-                    hint=did_you_mean(name, self.types),
-                )
-            vars(self)[name] = checked(name, value, self.types[name], type(self).__name__)
-
-    def __init_subclass__(cls) -> None:
-        hints = get_type_hints(cls, include_extras=True)
-        cls.types = {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{type(self).__name__} is frozen: build another one")
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in self.types)
-
-    def __hash__(self) -> int:
-        scalars = {key: v for key, v in self.effective().items() if not key.startswith("domains.")}
-        return hash((type(self), *scalars.items()))
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self._given_fields())
-        return f"{type(self).__name__}({given})"
-
-    def given(self) -> dict[str, Any]:
-        """Dotted name to value of what was given explicitly, defaults' values included."""
-        flat: dict[str, Any] = {}
-        for name, value in self._given_fields():
-            flat |= _flat(name, value, SettingsGroup.given)
-        return flat
-
-    def effective(self) -> dict[str, Any]:
-        """Dotted name to value of everything, given or not."""
-        flat: dict[str, Any] = {}
-        for name in self.types:
-            flat |= _flat(name, getattr(self, name), SettingsGroup.effective)
-        return flat
-
-    def _given_fields(self) -> Iterator[tuple[str, Any]]:
-        return ((name, value) for name, value in vars(self).items() if name in self.types)
 
 
 class UnfinishedSettings(SettingsGroup):
@@ -137,6 +80,14 @@ class DomainSettings(SettingsGroup):
     """Seconds an unreachable domain is tried before its queue is failed; 0: at the first."""
     probes: Count = 8
     """Failed attempts in a row to reach a domain before its queue is failed."""
+    http2: bool = False
+    """Whether HTTP/2 is offered in the TLS handshake; needs the extra `http2`."""
+    proxies: Proxies = ()
+    """Proxies to send through: one, or several in turn, a failing one rests; None: direct."""
+    verify: bool = True
+    """Whether certificates are checked; false, for named domains only: anybody may pose."""
+    local_address: Address | None = None
+    """Address of this machine that connections leave from; None: the system's choice."""
 
 
 class PoolSettings(SettingsGroup):
@@ -148,19 +99,38 @@ class PoolSettings(SettingsGroup):
     """Sockets open at once over all domains; None: from the descriptor limit, at most 1,024."""
     keepalive: Seconds = 15.0
     """Seconds an idle connection is kept for reuse; 0: each is closed after one request."""
+    transport: Literal["native", "httpcore"] = "native"
+    """What speaks HTTP: our own engine, or httpx's."""
 
 
 class TimeoutSettings(SettingsGroup):
     """Patience with one request."""
 
     connect: Patience = 10.0
-    """Seconds to resolve, connect and shake hands."""
+    """Seconds to resolve the name and connect, TLS not included."""
+    tls: Patience = 10.0
+    """Seconds for the TLS handshake."""
+    write: Patience = 20.0
+    """Seconds without progress while a request and its body are sent."""
     head: Patience = 20.0
     """Seconds from sending the request to the end of the answer's head."""
     read: Patience = 20.0
     """Seconds without a byte of the body."""
     total: Patience = 300.0
     """Seconds for the whole page, from sending to the last byte."""
+    rate: Rate = KIB
+    """Bytes a second that a body must bring, averaged over 20 s; 0: no floor."""
+
+
+class HeadSettings(SettingsGroup):
+    """How large the head of an answer may be."""
+
+    bytes: Bytes = 64 * KIB
+    """Bytes of status line and fields as received."""
+    fields: Count = 200
+    """Header fields."""
+    interim: Whole = 8
+    """Informational answers (1xx) before the real one; 0: any is a failure."""
 
 
 class BodySettings(SettingsGroup):
@@ -184,12 +154,14 @@ class RobotsSettings(SettingsGroup):
 
 
 class TlsSettings(SettingsGroup):
-    """Whom the crawl trusts."""
+    """Whom the crawl trusts, and as whom it comes."""
 
-    verify: bool = True
-    """Whether certificates are checked; false: anybody may pose as the site."""
     ca_file: Text | None = None
     """File with the authorities to trust (PEM); None: Mozilla's, as certifi ships them."""
+    client_cert: Text | None = None
+    """File with a certificate of ours and its key (PEM, no passphrase); None: no certificate."""
+    minimum: Literal["1.2", "1.3"] = "1.2"
+    """Oldest version of TLS that is spoken."""
 
 
 class Settings(SettingsGroup):
@@ -202,11 +174,14 @@ class Settings(SettingsGroup):
     domains: Mapping[str, DomainSettings] = MappingProxyType({})
     """The `domain` settings for some domains, by pattern: `domains."*.example.com".delay = 2`."""
     pool: PoolSettings = PoolSettings()
+    resolve: Mapping[HostName, Addresses] = MappingProxyType({})
+    """Addresses of a host, separated by commas, in place of its lookup; None: it is looked up."""
     timeout: TimeoutSettings = TimeoutSettings()
+    head: HeadSettings = HeadSettings()
     body: BodySettings = BodySettings()
     robots: RobotsSettings = RobotsSettings()
     tls: TlsSettings = TlsSettings()
-    redirects: Annotated[int, msgspec.Meta(ge=0)] = 10
+    redirects: Whole = 10
     """Redirects followed in a chain; 0: none, a redirect is a failure."""
     limit: Count | None = None
     """Pages after which the run ends, done or not; None: no limit."""
@@ -238,10 +213,21 @@ class Settings(SettingsGroup):
         merged: dict[tuple[str, ...], DomainSettings] = vars(self).setdefault("_merged", {})
         if matching not in merged:
             given = self.domain.given()
-            for pattern in sorted(matching, key=lambda text: (len(text), text)):
+            for pattern in sorted(matching, key=_specificity):
                 given |= self.domains[pattern].given()
             merged[matching] = DomainSettings(**given)
         return merged[matching]
+
+    def keys_for(self, name: str) -> list[str]:
+        """The key that each of `for_domain(name)` came from, in the order of the fields:
+        `domain.delay`, or `domains."*.example.com".delay`."""
+        keys = {field: f"domain.{field}" for field in DomainSettings.types}
+        matching = (pattern for pattern in self.domains if _matches(pattern, name))
+        for pattern in sorted(matching, key=_specificity):
+            keys |= {
+                field: f'domains."{pattern}".{field}' for field in self.domains[pattern].given()
+            }
+        return list(keys.values())
 
 
 class Field(NamedTuple):
@@ -277,6 +263,10 @@ def vocabulary() -> list[Field]:
         group, _, name = key.rpartition(".")
         owner = type(getattr(Settings, group)) if group else Settings
         fields.append(Field(key, defaults[key], expected(kind), docs[owner.__name__, name]))
+    for table, (_, kind) in tables().items():
+        if not is_group(kind):
+            words = expected(kind)
+            fields.append(Field(f'{table}."HOST"', None, words, docs["Settings", table]))
     return fields
 
 
@@ -285,51 +275,75 @@ def vocabulary() -> list[Field]:
 
 @lru_cache(maxsize=1)
 def setting_types() -> Mapping[str, Any]:
-    """Dotted name of every setting to its type, `domains` apart."""
+    """Dotted name of every setting to its type, `tables` apart."""
     types: dict[str, Any] = {}
     for name, kind in Settings.types.items():
-        default = getattr(Settings, name)
-        if isinstance(default, SettingsGroup):
-            types |= {f"{name}.{inner}": kind for inner, kind in default.types.items()}
-        elif name != "domains":
+        if is_group(kind):
+            types |= {f"{name}.{inner}": kind for inner, kind in kind.types.items()}
+        elif name not in tables():
             types[name] = kind
     return MappingProxyType(types)
 
 
+@lru_cache(maxsize=1)
+def tables() -> Mapping[str, tuple[Any, Any]]:
+    """The settings whose entries a person names, to the types of name and value."""
+    kinds = Settings.types.items()
+    return {name: get_args(kind)[:2] for name, kind in kinds if get_origin(kind) is Mapping}
+
+
 def known(written: str, origin: str) -> tuple[str, Any]:
-    """The key as it is kept, and its type."""
+    """The key as it is kept, and its type. Raises SettingsError for an unknown one."""
     key = written.strip()
     if key in setting_types():
         return key, setting_types()[key]
+    table, _, rest = key.partition(".")
     names: Iterable[str] = setting_types()
-    if key.startswith("domains."):
-        pattern, _, name = key.removeprefix("domains.").rpartition(".")
-        pattern = pattern.strip("\"'").lower()
-        if pattern and name in DomainSettings.types:
-            return f'domains."{pattern}".{name}', DomainSettings.types[name]
-        names = [
-            f'domains."{pattern or "*.example.com"}".{field}' for field in DomainSettings.types
-        ]
-    elif inner := [name for name in names if name.startswith(f"{key}.")]:
+    if table in tables():
+        entry, field, kind = _entry(table, rest)
+        if entry and kind is not None:
+            kept = f'{table}."{entry_name(table, entry, tables()[table][0], origin)}"'
+            return f"{kept}.{field}" if field else kept, kind
+        names = _entry_keys(table, entry)
+    if inner := [name for name in names if name.startswith(f"{key}.")]:
         raise SettingsError(
             f"`{key}` (from {origin}) is a group of settings",
             hint=f"name one of them: {_listed(inner)}",
         )
-    siblings = [name for name in names if name.startswith(f"{key.partition('.')[0]}.")]
-    hint = f"the group has {_listed(siblings)}" if siblings and not nearest(key, names) else None
-    raise SettingsError(
-        f"unknown setting `{written}` (from {origin})", hint=hint or did_you_mean(key, names)
-    )
+    raise SettingsError(f"unknown setting `{written}` (from {origin})", hint=_hint(key, names))
+
+
+def _entry(table: str, rest: str) -> tuple[str, str, Any]:
+    """Name, field (empty: the value has none) and type of what stands behind a table's name;
+    without a type there is no such field."""
+    _, kind = tables()[table]
+    entry, field = rest, ""
+    if is_group(kind):
+        entry, _, field = rest.rpartition(".")
+        kind = kind.types.get(field)
+    return entry.strip("\"'"), field, kind
+
+
+def _entry_keys(table: str, entry: str) -> list[str]:
+    """What could stand behind a table's name."""
+    _, kind = tables()[table]
+    if not is_group(kind):
+        return [f'{table}."HOST"']
+    return [f'{table}."{entry.lower() or "*.example.com"}".{field}' for field in kind.types]
+
+
+def _hint(key: str, names: Iterable[str]) -> str:
+    group, _, rest = key.partition(".")
+    siblings = [name for name in names if name.startswith(f"{group}.")]
+    if siblings and not key.endswith("verify") and not nearest(key, names):
+        return f"the group has {_listed(siblings)}"
+    if rest and not siblings and (table := nearest(group, tables())):
+        return f"did you mean `{table}.{rest}`?"
+    return did_you_mean(key, names)
 
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The hint for a mistyped name."""
-    best = nearest(name, names)
-    return f"did you mean `{best}`?" if best else "`crawler config --list` shows all settings"
 
 
 @lru_cache(maxsize=256)
@@ -338,44 +352,10 @@ def _pattern(pattern: str) -> re.Pattern[str]:
     return re.compile(text if re.search(r":(\d+|\*)$", pattern) else rf"{text}(:\d+)?")
 
 
+def _specificity(pattern: str) -> tuple[int, str]:
+    """Of two that match, the greater one goes over the other."""
+    return len(pattern), pattern
+
+
 def _matches(pattern: str, name: str) -> bool:
     return _pattern(pattern).fullmatch(name) is not None
-
-
-def checked(key: str, raw: Any, kind: Any, origin: str) -> Any:
-    """The value as its type wants it; raises SettingsError naming key, value and origin."""
-    if get_origin(kind) is Mapping:
-        return _patterns(key, raw, origin)
-    is_group = isinstance(kind, type) and issubclass(kind, SettingsGroup)
-    if is_group and isinstance(raw, kind):
-        return raw
-    try:
-        return convert(raw, kind)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise SettingsError(
-            f"setting `{key}` = {raw!r} (from {origin}): expected {expected(kind)}"
-        ) from error
-
-
-def _patterns(key: str, raw: Any, origin: str) -> Mapping[str, DomainSettings]:
-    if not isinstance(raw, Mapping):
-        raise SettingsError(f"setting `{key}` = {raw!r} (from {origin}): expected patterns")
-    return MappingProxyType(
-        {
-            str(pattern).lower(): checked(f'{key}."{pattern}"', group, DomainSettings, origin)
-            for pattern, group in raw.items()
-        }
-    )
-
-
-def _flat(name: str, value: Any, how: Any) -> dict[str, Any]:
-    """One field under its dotted names."""
-    if isinstance(value, SettingsGroup):
-        return {f"{name}.{key}": inner for key, inner in how(value).items()}
-    if isinstance(value, Mapping):
-        return {
-            f'{name}."{pattern}".{key}': inner
-            for pattern, group in value.items()
-            for key, inner in group.given().items()
-        }
-    return {name: value}

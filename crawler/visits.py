@@ -101,7 +101,7 @@ class Visits:
         if task is None or broken is not None:
             await self._leave(crawl, action, broken)
         else:
-            outcome.pace = self._wire.pace_row(domain)
+            outcome.pace = self._wire.pace_row(domain, outcome)
             await self._weigh(crawl, task, outcome, verdict)
 
     async def _leave(self, crawl: Crawl, action: Fetch, broken: ErrorRow | None) -> None:
@@ -139,6 +139,8 @@ class Visits:
         """
         pace = domain.pace
         message = f"{pace.last_code}: given up after {pace.failures} attempts to reach it"
+        if pace.last_message:
+            message = f"{message}: {pace.last_message}"
         crawls = [self._crawls[run] for run in domain.windows]
         for crawl in crawls:
             failed = await self._store.fail_domain(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from crawler.access import AllRest, NextProxy, without_credentials
 from crawler.downloader import Order, Outcome
 from crawler.errors import FetchError
 from crawler.request import encode_body
@@ -23,6 +24,7 @@ from crawler.retry import Requeue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from crawler.access import Access
     from crawler.downloader import Downloader
     from crawler.pool import Lease
     from crawler.request import Request
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from crawler.web.redirects import Hop
     from storage import DomainRow
 
-__all__ = ["Slot", "Wire", "response_of"]
+__all__ = ["Slot", "Wire", "response_of", "rest_for"]
 
 SHORT_REST_S = 1.0
 """After a shortage of this machine's own."""
@@ -60,18 +62,25 @@ class Slot:
 
 
 class Wire:
-    """Sends requests; `woke` is called when a slot has come free."""
+    """Sends requests; `woke` is called when a slot has come free.
+
+    `keepalive`: seconds after which a client that is not used has no connection left.
+    """
 
     def __init__(
         self,
         downloader: Downloader,
         scheduler: Scheduler,
+        access: Access,
         *,
+        keepalive: float,
         clock: Callable[[], float],
         woke: Callable[[], None],
     ) -> None:
         self._downloader = downloader
         self._scheduler = scheduler
+        self._access = access
+        self._keepalive = keepalive
         self._woke = woke
         self.clock = clock
 
@@ -103,42 +112,71 @@ class Wire:
             url=url,
             headers=crawl.headers_for(request, body),
             content=body.content if body else b"",
-            connect_s=limits.timeout.connect,
-            head_s=limits.timeout.head,
-            read_s=limits.timeout.read,
-            total_s=request.timeout or limits.timeout.total,
+            deadlines=crawl.deadlines_for(request),
             wire_bytes=limits.body.wire,
             decoded_bytes=limits.body.decoded,
             cut_at=cut_at,
         )
+        proxies = limits.for_domain(slot.domain.name).proxies
+        if request.proxy is not None:
+            return await self._through(slot, order, request.proxy)
+        if not proxies:
+            return await self._downloader.fetch(slot.lease, order)
+        return await self._through_one_of(slot, order, proxies)
+
+    async def _through(self, slot: Slot, order: Order, proxy: str) -> Outcome:
         try:
-            if request.proxy is not None:
-                slot.lease = self._downloader.routed(slot.lease, request.proxy)
+            slot.lease = self._downloader.routed(slot.lease, proxy)
         except FetchError as error:
             return Outcome(error=error)
-        return await self._downloader.fetch(slot.lease, order)
+        outcome = await self._downloader.fetch(slot.lease, order)
+        outcome.proxy = without_credentials(proxy)
+        return outcome
+
+    async def _through_one_of(self, slot: Slot, order: Order, proxies: tuple[str, ...]) -> Outcome:
+        """The next of several proxies; where it fails and another is well, nothing is charged."""
+        try:
+            proxy = self._access.proxy(proxies)
+        except AllRest as error:
+            return Outcome(error=error)
+        outcome = await self._through(slot, order, proxy)
+        has_failed = outcome.code == "proxy"
+        self._access.heard(proxies, proxy, has_failed=has_failed)
+        if has_failed and self._access.has_ready(proxies):
+            outcome.error = NextProxy(outcome.message)
+        return outcome
 
     def learn(self, domain: Domain, outcome: Outcome, verdict: Decision | Hop) -> None:
         """The pace hears of an outcome."""
         now = self.clock()
         if isinstance(verdict, Requeue) and verdict.domain_for is not None:
-            domain.pace.refused(now, verdict.domain_for, outcome.code)
+            domain.pace.refused(now, verdict.domain_for, outcome.code, outcome.message)
         elif outcome.error is None:
             domain.pace.answered_in(outcome.ttfb_s)
         elif outcome.error.fault == "local":
-            domain.pace.rest(now, SHORT_REST_S)
+            domain.pace.rest(now, rest_for(outcome.error))
 
-    def pace_row(self, domain: Domain) -> DomainRow:
+    def pace_row(self, domain: Domain, outcome: Outcome) -> DomainRow:
         """What is known of a domain now, for the store."""
         return domain.pace.row(
             offset=time.time() - self.clock(),
-            connections=self._downloader.connections(domain.name),
+            connections=outcome.open_connections,
+            peer_closes=outcome.peer_closes,
+            generation=outcome.generation or 0,
         )
 
     def _off(self, slot: Slot) -> None:
-        slot.lease.release()
-        self._scheduler.release(slot.domain, self.clock())
+        now = self.clock()
+        slot.lease.release(is_needed=slot.domain.needs_client(now, within=self._keepalive))
+        self._scheduler.release(slot.domain, now)
         self._woke()
+
+
+def rest_for(error: FetchError) -> float:
+    """Seconds that a shortage of this machine's own, or of its proxies, rests a domain."""
+    if isinstance(error, NextProxy):
+        return 0.0
+    return error.rest_s if isinstance(error, AllRest) else SHORT_REST_S
 
 
 def response_of(request: Request, url: str, outcome: Outcome, depth: int) -> Response:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from storage import bulk
 from storage.ledger import Ledger
 from storage.records import Ack, Commit, ErrorRow, State
-from storage.schema import DECISIONS
+from storage.schema import DECISIONS, HTTP_VERSIONS
 from storage.tables import ItemTables, StoredItem
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from storage.known import Known
-    from storage.records import NewRequest
+    from storage.records import FetchRow, NewRequest, Scalar
 
 __all__ = ["KEPT", "GroupWriter"]
 
@@ -64,7 +64,8 @@ _SETTLE = (
 _TO_KNOWN = "UPDATE req SET reason = 'redirected_known' FROM :rows v WHERE req.id = v.column1"
 _FETCHES = (
     "INSERT INTO fetch_log (run, request, domain, url, attempt, status, error, decision,"
-    " started_at, wait_s, connect_s, ttfb_s, total_s, bytes_received, reused, proxy)"
+    " started_at, wait_s, connect_s, ttfb_s, total_s, bytes_received, reused, proxy,"
+    " dns_s, tls_s, peer, http_version, nth, generation, replays)"
     " SELECT * FROM :rows WHERE column1 IS NOT NULL"
 )
 _PROBLEMS = (
@@ -72,6 +73,7 @@ _PROBLEMS = (
     " SELECT * FROM :rows WHERE column1 IS NOT NULL"
 )
 _DECISIONS = {name: code for code, name in enumerate(DECISIONS)}
+_HTTP_VERSIONS = {None: None} | {name: code or None for code, name in enumerate(HTTP_VERSIONS)}
 
 
 class _Page(Struct):
@@ -310,11 +312,7 @@ class GroupWriter:
         for page in live:
             for f in page.commit.fetches:
                 ledger.fetch(page.place, f)
-                whose = (page.commit.run, page.commit.request, page.domain, f.url, f.attempt)
-                decision = _DECISIONS.get(f.decision, f.decision)
-                times = (f.started_at, f.wait_s, f.connect_s, f.ttfb_s, f.total_s)
-                wire = (f.bytes_received, f.reused, f.proxy)
-                rows.append((*whose, f.status, f.error, decision, *times, *wire))
+                rows.append(_fetch_row(page, f))
         bulk.write(self._connection, _FETCHES, rows)
 
     def _items(self, live: list[_Page], ledger: Ledger) -> None:
@@ -373,3 +371,32 @@ class GroupWriter:
             )
         kept[run] += 1
         return kept[run] <= KEPT
+
+
+def _fetch_row(page: _Page, f: FetchRow) -> tuple[Scalar, ...]:
+    """The values of `_FETCHES`; what is as nearly always is NULL."""
+    return (
+        page.commit.run,
+        page.commit.request,
+        page.domain,
+        f.url,
+        f.attempt,
+        f.status,
+        f.error,
+        _DECISIONS.get(f.decision, f.decision),
+        f.started_at,
+        f.wait_s,
+        f.connect_s,
+        f.ttfb_s,
+        f.total_s,
+        f.bytes_received,
+        f.reused,
+        f.proxy,
+        f.dns_s,
+        f.tls_s,
+        f.peer if f.reused is False else None,
+        _HTTP_VERSIONS.get(f.http_version, f.http_version),
+        f.nth,
+        None if f.generation == 1 else f.generation,
+        f.replays or None,
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from storage import bulk
 from storage.records import State
-from storage.schema import COUNTERS, Tally
+from storage.schema import CONNECT_ERRORS, COUNTERS, PEAKS, Tally
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,12 +28,15 @@ Place = tuple[int, int]
 
 _SETTLED = {State.DONE: "done", State.FAILED: "failed", State.DROPPED: "dropped"}
 
+_STATUS, _TTFB = int(Tally.STATUS), int(Tally.TTFB)
+_NO_PEAKS = (0,) * len(PEAKS)
 _ADD = (
-    f"INSERT INTO run_domain (run, domain, {', '.join(COUNTERS)},"
-    " connections, state, next_at, delay, concurrency)"
+    f"INSERT INTO run_domain (run, domain, {', '.join(COUNTERS)}, {', '.join(PEAKS)},"
+    " state, next_at, delay, concurrency)"
     " SELECT * FROM :rows WHERE column1 IS NOT NULL ON CONFLICT (run, domain) DO UPDATE SET "
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in COUNTERS)
-    + ", connections = max(connections, excluded.connections), "
+    + "".join(f", {name} = max({name}, excluded.{name})" for name in PEAKS)
+    + ", "
     + ", ".join(
         f"{name} = CASE WHEN excluded.state IS NULL THEN {name} ELSE excluded.{name} END"
         for name in ("next_at", "delay", "concurrency", "state")
@@ -52,7 +55,7 @@ class Ledger:
         self.sums: defaultdict[Place, Sums] = defaultdict(lambda: dict.fromkeys(COUNTERS, 0))
         self.tallies: Counter[tuple[int, int, int, int | str]] = Counter()
         self.paces: dict[Place, DomainRow] = {}
-        self.connections: dict[Place, int] = {}
+        self.peaks: dict[Place, tuple[int, ...]] = {}
 
     def __repr__(self) -> str:
         return f"<Ledger {len(self.sums)} places, {len(self.tallies)} tallies>"
@@ -101,26 +104,36 @@ class Ledger:
         sums = self.sums[place]
         sums["requests"] += 1
         sums["retries"] += fetch.decision == "retry"
-        sums["new_connections"] += fetch.reused is False
-        sums["reused_connections"] += fetch.reused is True
+        if fetch.reused:
+            sums["reused_connections"] += 1
+        elif fetch.reused is not None:
+            sums["new_connections"] += 1
+            sums["dns_s"] += fetch.dns_s or 0.0
+            sums["tls_s"] += fetch.tls_s or 0.0
+        if fetch.replays:
+            sums["replays"] += fetch.replays
         sums["bytes_received"] += fetch.bytes_received
         sums["wait_s"] += fetch.wait_s
         sums["connect_s"] += fetch.connect_s or 0.0
         sums["total_s"] += fetch.total_s
         if fetch.status is not None:
-            self.tally(place, Tally.STATUS, fetch.status)
+            self.tallies[(*place, _STATUS, fetch.status)] += 1
         if fetch.error is not None:
             self.tally(place, Tally.FETCH_ERROR, fetch.error)
+            sums["connect_failures"] += fetch.error in CONNECT_ERRORS
         if fetch.ttfb_s is not None:
             sums["answered"] += 1
             sums["ttfb_s"] += fetch.ttfb_s
-            self.tally(place, Tally.TTFB, int(fetch.ttfb_s * 1000).bit_length())
+            self.tallies[(*place, _TTFB, int(fetch.ttfb_s * 1000).bit_length())] += 1
 
     def pace(self, place: Place, pace: DomainRow) -> None:
         """What the crawl has learned about a domain: the last one wins."""
         self.sums[place]  # a domain that only paces has a row too
         self.paces[place] = pace
-        self.connections[place] = max(self.connections.get(place, 0), pace.connections)
+        peaks = (pace.connections, pace.peer_closes, pace.generation)
+        known = self.peaks.setdefault(place, peaks)
+        if known != peaks:
+            self.peaks[place] = tuple(map(max, known, peaks))
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Add everything to the tables, in the caller's transaction."""
@@ -132,7 +145,7 @@ class Ledger:
                 if pace
                 else (None, None, None, None)
             )
-            rows.append((*place, *sums.values(), self.connections.get(place, 0), *learned))
+            rows.append((*place, *sums.values(), *self.peaks.get(place, _NO_PEAKS), *learned))
         bulk.write(connection, _ADD, rows)
         tallies = [(*key, n) for key, n in self.tallies.items() if n]
         bulk.write(connection, _TALLY, tallies)

@@ -126,8 +126,13 @@ def connect_read_only(path: str, *, is_whole: bool = False) -> sqlite3.Connectio
 
 
 def count_run(connection: sqlite3.Connection, run: int) -> dict[str, int]:
-    """Whole-number counters of a run; zeros when there is no such run."""
-    names = [name for name in COUNTERS if not name.endswith("_s")]
+    """Whole-number counters of a run; zeros when there is no such run.
+
+    Counters that a file of an older version does not have are left out.
+    """
+    layout = connection.execute("SELECT name FROM pragma_table_info('run_domain')")
+    have = {name for (name,) in layout.fetchall()}
+    names = [name for name in COUNTERS if not name.endswith("_s") and name in have]
     sums = ", ".join(f"coalesce(sum({name}), 0)" for name in names)
     row = bulk.read_one(
         connection, f"SELECT json_array({sums}) FROM run_domain WHERE run = ?", (run,)

@@ -147,13 +147,29 @@ class FetchRow(Struct, frozen=True, kw_only=True):
     wait_s: float = 0.0
     """From being ready to being sent."""
     connect_s: float | None = None
-    """None: no connection was made (reused, or it failed before)."""
+    """The whole opening: name, TCP, TLS. None: none was opened (reused, or it failed before)."""
+    dns_s: float | None = None
+    """Of `connect_s`, looking the name up. None: reused, or nothing was looked up."""
+    tls_s: float | None = None
+    """Of `connect_s`, the TLS handshake. None: reused, or there was none."""
     ttfb_s: float | None = None
     total_s: float = 0.0
     bytes_received: int = 0
     """Body bytes on the wire, before decoding."""
     reused: bool | None = None
     """None: no connection was had."""
+    peer: str | None = None
+    """Address of the other end (a proxy's, where there is one). Kept on the fetch that opened
+    the connection only: `reused` False."""
+    http_version: str | None = None
+    """As the answer gives it, e.g. "HTTP/2". None: HTTP/1.1, or no answer came."""
+    nth: int | None = None
+    """Which request on its connection this was, from 1; None: no connection was had."""
+    generation: int | None = None
+    """Which client of its domain served it, from 1: one more each time that a client was
+    evicted and made anew. None: the first."""
+    replays: int = 0
+    """Times it was sent again because a kept-alive connection turned out to be dead."""
     proxy: str | None = None
     url: str | None = None
     """None: the request's own URL. Set for robots.txt and for `Spider.fetch`."""
@@ -203,6 +219,10 @@ class DomainRow(Struct, frozen=True, kw_only=True):
     concurrency: int = 1
     connections: int = 0
     """Most connections seen open at once; the store keeps the maximum."""
+    peer_closes: int = 0
+    """Idle connections that the server closed, in this process; the store keeps the maximum."""
+    generation: int = 0
+    """Clients made for the domain, in this process; the store keeps the maximum."""
 
 
 class Commit(Struct, frozen=True, kw_only=True):

@@ -20,15 +20,32 @@ from msgspec import Struct
 from storage.records import RunState, State
 from storage.store import StorageError
 
-__all__ = ["COUNTERS", "DECISIONS", "RESERVED", "Tally", "apply", "check", "is_reserved"]
+__all__ = [
+    "CONNECT_ERRORS",
+    "COUNTERS",
+    "DECISIONS",
+    "HTTP_VERSIONS",
+    "PEAKS",
+    "RESERVED",
+    "Tally",
+    "apply",
+    "check",
+    "is_reserved",
+]
 
 APPLICATION_ID = 0x706F6F6C
 """Marks a file as ours (PRAGMA application_id)."""
-VERSION = 1
+VERSION = 2
 """Of this schema (PRAGMA user_version)."""
 
 DECISIONS = ("deliver", "redirect", "retry", "give-up", "robots")
 """Fetch decisions that are stored by their place here; others are stored as text."""
+HTTP_VERSIONS = ("HTTP/1.1", "HTTP/2", "HTTP/1.0")
+"""Stored by their place here, the first as NULL; others are stored as text."""
+CONNECT_ERRORS = frozenset(
+    {"dns", "connect-refused", "connect-timeout", "connect", "tls", "tls-timeout", "address"}
+)
+"""Error codes of fetches that ended before there was a connection to send on."""
 
 COUNTERS = (
     "queued",
@@ -50,9 +67,15 @@ COUNTERS = (
     "connect_s",
     "ttfb_s",
     "total_s",
+    "dns_s",
+    "tls_s",
+    "replays",
+    "connect_failures",
 )
 """What is counted per run and domain. `queued` includes sent and waiting rows, `done` the
-redirected ones."""
+redirected ones; `dns_s` and `tls_s` are of connections that were made, as `connect_s` is."""
+PEAKS = ("connections", "peer_closes", "generation")
+"""Of what a domain reports again and again, the maximum is kept."""
 
 
 class Tally(IntEnum):
@@ -101,8 +124,26 @@ def _tallied(kind: Tally, low: int, high: int) -> str:
 _REUSE = (
     "round(1.0 * {0}reused_connections / max({0}reused_connections + {0}new_connections, 1), 4)"
 )
+_HTTP_VERSION = _words("coalesce(f.http_version, iif(f.status IS NULL, NULL, 0))", HTTP_VERSIONS)
 _SUMS = ", ".join(f"sum({name}) AS {name}" for name in COUNTERS)
 _NOW = "(julianday('now') - 2440587.5) * 86400.0"
+
+_COLUMNS = {
+    "run_domain": (
+        *("run INTEGER NOT NULL", "domain INTEGER NOT NULL"),
+        *(f"{name} {'REAL' if name.endswith('_s') else 'INTEGER'} DEFAULT 0" for name in COUNTERS),
+        *(f"{name} INTEGER NOT NULL DEFAULT 0" for name in PEAKS),
+        *("state TEXT", "next_at REAL", "delay REAL", "concurrency INTEGER"),
+    ),
+    "fetch_log": (
+        *("id INTEGER PRIMARY KEY", "run INTEGER NOT NULL", "request INTEGER", "domain INTEGER"),
+        *("url TEXT", "attempt INTEGER", "status INTEGER", "error TEXT", "decision"),
+        *("started_at REAL", "wait_s REAL", "connect_s REAL", "ttfb_s REAL", "total_s REAL"),
+        *("bytes_received INTEGER", "reused INTEGER", "proxy TEXT", "dns_s REAL", "tls_s REAL"),
+        *("peer TEXT", "http_version", "nth INTEGER", "generation INTEGER", "replays INTEGER"),
+    ),
+}
+"""Of the tables that grow with versions: older files get the columns they lack."""
 
 TABLES = (
     Definition(
@@ -145,20 +186,10 @@ TABLES = (
     Definition(
         "TABLE",
         "run_domain",
-        "(run INTEGER NOT NULL, domain INTEGER NOT NULL, "
-        + ", ".join(f"{name} {'REAL' if name.endswith('_s') else 'INTEGER'}" for name in COUNTERS)
-        + ", connections INTEGER NOT NULL DEFAULT 0, state TEXT, next_at REAL, delay REAL,"
-        " concurrency INTEGER, PRIMARY KEY (run, domain)) WITHOUT ROWID",
+        f"({', '.join(_COLUMNS['run_domain'])}, PRIMARY KEY (run, domain)) WITHOUT ROWID",
     ),
     Definition("INDEX", "run_domain_queued", "ON run_domain(run, domain) WHERE queued > 0"),
-    Definition(
-        "TABLE",
-        "fetch_log",
-        "(id INTEGER PRIMARY KEY, run INTEGER NOT NULL, request INTEGER, domain INTEGER,"
-        " url TEXT, attempt INTEGER, status INTEGER, error TEXT, decision, started_at REAL,"
-        " wait_s REAL, connect_s REAL, ttfb_s REAL, total_s REAL, bytes_received INTEGER,"
-        " reused INTEGER, proxy TEXT)",
-    ),
+    Definition("TABLE", "fetch_log", f"({', '.join(_COLUMNS['fetch_log'])})"),
     Definition(
         "TABLE",
         "problem",
@@ -197,9 +228,12 @@ VIEWS = (
         "fetches",
         "AS SELECT f.id, run.name AS run, f.request, domain.name AS domain,"
         " coalesce(f.url, q.url) AS url, f.attempt, f.status, f.error,"
-        f" {_words('f.decision', DECISIONS)} AS decision, f.started_at, f.wait_s, f.connect_s,"
-        " f.ttfb_s, f.total_s, f.bytes_received, f.reused, f.proxy FROM fetch_log f"
-        " JOIN run ON run.id = f.run LEFT JOIN domain ON domain.id = f.domain"
+        f" {_words('f.decision', DECISIONS)} AS decision, f.started_at, f.wait_s, f.dns_s,"
+        " f.connect_s, f.tls_s, f.ttfb_s,"
+        " max(f.total_s - f.ttfb_s - coalesce(f.connect_s, 0.0), 0.0) AS body_s, f.total_s,"
+        f" f.bytes_received, f.reused, f.nth, {_HTTP_VERSION} AS http_version, f.peer, f.proxy,"
+        " coalesce(f.generation, 1) AS generation, coalesce(f.replays, 0) AS replays"
+        " FROM fetch_log f JOIN run ON run.id = f.run LEFT JOIN domain ON domain.id = f.domain"
         " LEFT JOIN req q ON q.id = f.request",
     ),
     Definition(
@@ -273,9 +307,16 @@ VIEWS = (
         "VIEW",
         "v_pools",
         "AS SELECT run.name AS run, domain.name AS domain,"
-        " coalesce(q.concurrency, 1) AS concurrency, q.connections, q.requests,"
-        f" q.new_connections, q.reused_connections, {_REUSE.format('q.')} AS reuse"
-        " FROM run_domain q JOIN run ON run.id = q.run JOIN domain ON domain.id = q.domain"
+        " coalesce(q.concurrency, 1) AS concurrency, q.connections, q.generation AS clients,"
+        f" q.requests, q.new_connections, q.reused_connections, {_REUSE.format('q.')} AS reuse,"
+        " round(1.0 + 1.0 * q.reused_connections / nullif(q.new_connections, 0), 2)"
+        " AS requests_per_connection, q.replays, q.peer_closes, q.connect_failures,"
+        " nullif(q.dns_s, 0) / nullif(q.new_connections, 0) AS mean_dns_s,"
+        " q.connect_s / nullif(q.new_connections, 0) AS mean_connect_s,"
+        " nullif(q.tls_s, 0) / nullif(q.new_connections, 0) AS mean_tls_s,"
+        " q.ttfb_s / nullif(q.answered, 0) AS mean_ttfb_s,"
+        " q.wait_s / q.requests AS mean_wait_s, q.bytes_received FROM run_domain q"
+        " JOIN run ON run.id = q.run JOIN domain ON domain.id = q.domain"
         " WHERE q.requests > 0",
     ),
     Definition(
@@ -358,6 +399,11 @@ def apply(connection: sqlite3.Connection, path: str) -> None:
         for definition in TABLES:
             _create(database.conn, definition)
 
+    @migrations(name="0002-pool-statistics")
+    def _(database: Database) -> None:
+        _add_columns(database.conn)
+        _count_connect_failures(database.conn)
+
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
     connection.execute("BEGIN")
@@ -366,6 +412,25 @@ def apply(connection: sqlite3.Connection, path: str) -> None:
         _create(connection, view)
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
+
+
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Give the tables of an older file the columns they lack."""
+    for table, columns in _COLUMNS.items():
+        have = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}
+        for column in columns:
+            if column.partition(" ")[0] not in have:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+
+
+def _count_connect_failures(connection: sqlite3.Connection) -> None:
+    """Runs of version 1 counted them by code only."""
+    codes = ", ".join(f"'{code}'" for code in sorted(CONNECT_ERRORS))
+    connection.execute(
+        "UPDATE run_domain SET connect_failures = t.n FROM (SELECT run, domain, sum(n) AS n"
+        f" FROM tally WHERE kind = {Tally.FETCH_ERROR:d} AND code IN ({codes})"
+        " GROUP BY run, domain) t WHERE t.run = run_domain.run AND t.domain = run_domain.domain"
+    )
 
 
 def _create(connection: sqlite3.Connection, definition: Definition) -> None:

@@ -14,6 +14,7 @@ from crawler.demo.site import Bookshop
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytest.register_assert_rewrite("tests.wire")
 # A shared machine makes single examples slow now and then; that is no finding.
 settings.register_profile(
     "shared", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True

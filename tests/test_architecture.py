@@ -201,7 +201,8 @@ def test_httpx_is_imported_in_one_module() -> None:
 
 PURE = (
     *("crawler.urls", "crawler.retry", "crawler.pace", "crawler.window", "crawler.actions"),
-    *("crawler.scheduler", "crawler.pool.leases"),
+    *("crawler.scheduler", "crawler.pool.leases", "crawler.pool.expiry", "crawler.proxies"),
+    *("crawler.pool.keepalive", "crawler.pool.deadlines", "crawler.pool.parsing"),
     *("crawler.web.forms", "crawler.web.redirects", "crawler.web.robots"),
 )
 
@@ -261,13 +262,18 @@ def _is_stateful(node: ast.ClassDef) -> bool:
 
 @cache
 def telling() -> set[str]:
-    """Names of our classes that have a `__repr__`."""
-    return {
+    """Names of our classes that have a `__repr__`, their own or one of ours they inherit."""
+    nodes = [node for module in modules().values() for node in classes(module)]
+    names = {
         node.name
-        for module in modules().values()
-        for node in classes(module)
+        for node in nodes
         if any(isinstance(m, ast.FunctionDef) and m.name == "__repr__" for m in node.body)
     }
+    while (
+        found := {node.name for node in nodes if names & set(map(ast.unparse, node.bases))} - names
+    ):
+        names |= found
+    return names
 
 
 @EVERY

@@ -385,6 +385,21 @@ def test_config_shows_one_group_and_refuses_an_unknown_one(call: Call) -> None:
     assert call("config", "pool.client").error[1] == "did you mean `pool.clients`?"
 
 
+def test_config_tells_what_a_domains_setting_means_and_no_password_of_a_proxy(call: Call) -> None:
+    flags = ("-s", "domains.x.test.proxies=http://me:s3cret@p:1,socks5://q", "-s", "resolve.a=::1")
+    listed = call("config", "--list", *flags).out
+    told = [line.split(maxsplit=3) for line in listed.splitlines() if " -s " in line]
+    (proxies, first, _, *_), (host, address, *_) = told
+    assert (proxies, first) == ('domains."x.test".proxies', "http://***@p:1,")
+    assert (host, address) == ('resolve."a"', "::1")
+    rows = json.loads(call("config", "--json", *flags).out)
+    assert rows[0]["value"] == ["http://***@p:1", "socks5://q"]
+    assert rows[0]["meaning"].startswith("Proxies to send through")
+    assert call("config", "resolve").out.splitlines()[-1].split() == [
+        *('resolve."HOST"', "none", "default")
+    ]
+
+
 def test_a_mistake_in_a_setting_is_told_before_anything_happens(call: Call, here: Path) -> None:
     (here / "crawler.toml").write_text("limit = 'many'\n")
     said = call("config")

@@ -275,7 +275,9 @@ Written by `python -m tests.test_docs` from `crawler.settings.vocabulary`; a tes
 
 Where a setting comes from, later ones over earlier ones, field by field: the defaults below; `[tool.crawler]` in pyproject.toml; crawler.toml; the spider's `settings = Settings(...)`; the environment (`CRAWLER_DOMAIN_DELAY` is `domain.delay`); flags (`-s domain.delay=1`). `crawler config` shows what is set and where, `crawler config --list` everything. An unknown name or an impossible value is an error with the nearest right name, before any request.
 
-The `domain.*` settings can be given for some domains by pattern, in each of these places but the environment: `-s 'domains."*.example.com".delay=2'`. Of two patterns that fit, the longer wins, field by field.
+The `domain.*` settings can be given for some domains by pattern, in each of these places but the environment: `-s 'domains."*.example.com".delay=2'`. Of two patterns that fit, the longer wins, field by field. `verify = false` can be given for named domains only: not as `domain.verify`, and not for a pattern that every domain fits.
+
+`resolve` names hosts: `-s resolve.shop.test=127.0.0.2`, in a file `resolve = {"shop.test" = "127.0.0.2"}`, in code `Settings(resolve={"shop.test": "127.0.0.2"})`. The name in the request, in the certificate and in the rows stays the host's.
 
 Durations are seconds (`90`) or `500ms`, `1.5s`, `10m`, `2h`, `1h30m`, `7d`; sizes are bytes (`65536`) or `64KiB`, `10MB`.
 
@@ -297,6 +299,8 @@ def _row(field: Field) -> str:
 def _told(field: Field) -> str:
     """A default as one would write it."""
     value = field.default
+    if value == ():
+        return "none"
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) and field.expected.startswith("bytes"):

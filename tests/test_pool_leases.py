@@ -1,79 +1,112 @@
-"""The cache's decisions against a model, without a socket."""
+"""The cache's decisions, one by one, without a socket."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from crawler.pool.leases import LeaseTable
-
-KEYS = st.sampled_from("abcdefg")
+from crawler.pool.leases import Grant, LeaseTable
 
 
-class LeaseMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table: LeaseTable[str] = LeaseTable(3)
-        self.held: OrderedDict[str, int] = OrderedDict()  # least recently freed first
-
-    def victim(self) -> str | None:
-        return next((key for key, count in self.held.items() if count == 0), None)
-
-    @rule(key=KEYS)
-    def lease(self, key: str) -> None:
-        expected = key in self.held or len(self.held) < 3 or self.victim() is not None
-        assert self.table.may_lease(key) is expected
-        if not expected:
-            with pytest.raises(RuntimeError, match="in use"):
-                self.table.lease(key)
-            return
-        is_new = key not in self.held
-        victim = self.victim() if is_new and len(self.held) == 3 else None
-        assert self.table.lease(key) == (is_new, victim)
-        if victim is not None:
-            del self.held[victim]
-        self.held[key] = self.held.get(key, 0) + 1
-
-    @precondition(lambda self: any(self.held.values()))
-    @rule(data=st.data())
-    def release(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from([key for key, count in self.held.items() if count]))
-        self.held[key] -= 1
-        assert self.table.release(key) is (self.held[key] == 0)
-        if self.held[key] == 0:
-            self.held.move_to_end(key)
-
-    @rule(key=KEYS)
-    def release_what_is_not_held(self, key: str) -> None:
-        if not self.held.get(key):
-            with pytest.raises(RuntimeError, match="no lease"):
-                self.table.release(key)
-
-    @rule(key=KEYS)
-    def drop(self, key: str) -> None:
-        if self.held.get(key) == 0:
-            self.table.drop(key)
-            del self.held[key]
-        else:
-            with pytest.raises(RuntimeError):
-                self.table.drop(key)
-
-    @invariant()
-    def agrees_with_the_model(self) -> None:
-        assert len(self.table) == len(self.held) <= 3
-        assert self.table.total == sum(self.held.values())
-        assert list(self.table.idle()) == [k for k, count in self.held.items() if not count]
-        assert all(self.table.leases(key) == count for key, count in self.held.items())
-
-
-LeaseMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-test_leases_follow_the_model = LeaseMachine.TestCase
+def use(table: LeaseTable[str], key: str, *, is_needed: bool = True) -> Grant[str]:
+    grant = table.lease(key)
+    table.release(key, grant.generation, is_needed=is_needed)
+    return grant
 
 
 def test_a_table_for_nobody_is_refused() -> None:
     with pytest.raises(ValueError, match="serves nobody"):
         LeaseTable(0)
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    table: LeaseTable[str] = LeaseTable(2)
+    use(table, "a")
+    use(table, "b")
+    use(table, "a")
+    assert table.idle() == ("b", "a")
+    assert use(table, "c").evicted == "b"
+    assert use(table, "d").evicted == "a"
+
+
+def test_what_nobody_needs_goes_before_what_somebody_does() -> None:
+    table: LeaseTable[str] = LeaseTable(4)
+    use(table, "old")
+    use(table, "older and unneeded", is_needed=False)
+    use(table, "unneeded", is_needed=False)
+    use(table, "new")
+    assert table.idle() == ("older and unneeded", "unneeded", "old", "new")
+    use(table, "unneeded")
+    assert table.idle() == ("older and unneeded", "old", "new", "unneeded")
+    assert [use(table, key).evicted for key in "xyz"] == ["older and unneeded", "old", "new"]
+
+
+def test_only_the_last_release_says_whether_a_key_is_needed() -> None:
+    table: LeaseTable[str] = LeaseTable(2)
+    grant = table.lease("a")
+    table.lease("a")
+    assert not table.release("a", grant.generation, is_needed=False)
+    assert table.release("a", grant.generation)
+    use(table, "b", is_needed=False)
+    assert table.idle() == ("b", "a")
+
+
+def test_a_table_full_of_leases_says_no_and_changes_nothing() -> None:
+    table: LeaseTable[str] = LeaseTable(1)
+    table.lease("a")
+    assert table.may_lease("a")
+    assert not table.may_lease("b")
+    with pytest.raises(RuntimeError, match="ask may_lease first"):
+        table.lease("b")
+    assert (len(table), table.total, "b" in table) == (1, 1, False)
+
+
+def test_a_retired_key_in_use_keeps_its_place_until_its_last_release() -> None:
+    table: LeaseTable[str] = LeaseTable(2)
+    old = table.lease("a")
+    table.lease("a")
+    assert not table.retire("a")
+    assert "a" not in table
+    new = table.lease("a")
+    assert new.is_new
+    assert new.generation != old.generation
+    assert repr(table) == "<LeaseTable 2/2 open (1 draining), 3 leases>"
+    assert not table.may_lease("b")
+    assert not table.release("a", old.generation)
+    assert table.release("a", old.generation)
+    assert not table.is_open("a", old.generation)
+    assert table.is_open("a", new.generation)
+    assert table.may_lease("b")
+    with pytest.raises(RuntimeError, match="no lease"):
+        table.release("a", old.generation)
+    assert table.leases("a") == 1
+
+
+def test_a_retired_key_without_leases_is_gone_at_once() -> None:
+    table: LeaseTable[str] = LeaseTable(1)
+    first = use(table, "a")
+    assert table.retire("a")
+    assert len(table) == 0
+    again = use(table, "a")
+    assert again.is_new
+    assert again.generation != first.generation
+    assert table.stats().misses_after_evict == 0
+
+
+def test_a_key_that_returns_soon_after_its_eviction_is_counted() -> None:
+    table: LeaseTable[str] = LeaseTable(2)
+    for key in "abc":
+        use(table, key)
+    use(table, "a")
+    assert table.stats().evictions == 2
+    assert table.stats().misses_after_evict == 1
+    for key in "defghi":
+        use(table, key)
+    use(table, "b")
+    assert table.stats().misses_after_evict == 1
+
+
+def test_a_table_that_is_large_enough_misses_nothing() -> None:
+    table: LeaseTable[str] = LeaseTable(3)
+    for key in "abcabcabc":
+        use(table, key)
+    assert (table.stats().evictions, table.stats().misses_after_evict) == (0, 0)

@@ -1,4 +1,4 @@
-"""What servers do wrong, and what each costs: its code, and no slot, token or socket."""
+"""Ordinary and broken servers: what each costs, and that nothing is left of it."""
 
 from __future__ import annotations
 
@@ -6,127 +6,87 @@ import asyncio
 import os
 import resource
 import socket
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack, suppress
 
-import httpx
 import pytest
-import uvloop
 
 from crawler.errors import FetchError
-from crawler.pool import ClientCache, ClientKey, SocketBudget, connection_of
-from tests.pool_server import OK, Peer, Server
+from crawler.pool import ClientKey, SocketBudget
+from tests.pool_server import (
+    OK,
+    Peer,
+    Script,
+    Server,
+    answering,
+    hang,
+    reset_at_once,
+    saying,
+)
+from tests.wire import (
+    Wire,
+    fetch,
+    full_backlog,
+    on_each_wire,
+    one_failure,
+    refused,
+    settle,
+    turns,
+    until,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-
-RUNNERS = [asyncio.run, uvloop.run]
-
-
-@asynccontextmanager
-async def open_cache(limit: int = 8, **options: Any) -> AsyncIterator[ClientCache]:
-    """A cache that must be clean when the scene ends."""
-    cache = ClientCache(limit, **options)
-    try:
-        yield cache
-        assert cache.stats().leases == 0
-    finally:
-        await cache.aclose()
-    assert cache.stats().open_connections == 0
-    assert cache.budget.stats().open == 0
-
-
-async def fetch(
-    cache: ClientCache,
-    url: str,
-    *,
-    key: ClientKey | None = None,
-    method: str = "GET",
-    content: bytes | None = None,
-    connections: int = 4,
-    **timeouts: float,
-) -> tuple[int, bytes, bool]:
-    """Status, body and whether the connection was reused."""
-    parts = httpx.URL(url)
-    lease = cache.lease(key or ClientKey(parts.netloc.decode()), connections)
-    try:
-        request = lease.client.build_request(
-            method,
-            url,
-            content=content,
-            extensions={"timeout": {"connect": 5, "head": 5, "read": 5, "write": 5, **timeouts}},
-        )
-        response = await lease.client.send(request, stream=True)
-        try:
-            body = b"".join([part async for part in response.aiter_raw()])
-        finally:
-            await response.aclose()
-        return response.status_code, body, connection_of(response).reused
-    finally:
-        lease.release()
+HEAD = b"HTTP/1.1 200 OK\r\n"
+LENGTH = HEAD + b"Content-Length: 9\r\n\r\nhalf"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"
 
 
-def answering(data: bytes) -> Callable[[Peer, bytes], Awaitable[bool]]:
+def then_reset(data: bytes) -> Script:
     async def script(peer: Peer, head: bytes) -> bool:
         await peer.send(data)
+        peer.reset()
         return False
 
     return script
 
 
-async def hang(peer: Peer, head: bytes) -> bool:
-    await peer.until_gone()
-    return False
+FAULTS = {
+    "row-04-reset-before-the-head": ("reset", reset_at_once),
+    "row-04-reset-in-the-head": ("reset", then_reset(HEAD + b"Content-")),
+    "row-04-closed-before-the-head": ("reset", answering(b"")),
+    "row-04-closed-in-the-status-line": ("reset", answering(b"HTTP/1.1 2")),
+    "row-04-closed-in-the-head": ("reset", answering(HEAD + b"Content-")),
+    "row-04-closed-after-an-interim-answer": ("reset", answering(b"HTTP/1.1 103 Hi\r\n\r\n")),
+    "row-05-short-body": ("truncated", answering(LENGTH)),
+    "row-05-no-body-at-all": ("truncated", answering(HEAD + b"Content-Length: 9\r\n\r\n")),
+    "row-05-missing-last-chunk": ("truncated", answering(CHUNKED)),
+    "row-05-cut-chunk": ("truncated", answering(CHUNKED + b"9\r\nhalf")),
+    "row-05-cut-chunk-size": ("truncated", answering(CHUNKED + b"9")),
+    "row-05-missing-end-of-the-trailers": ("truncated", answering(CHUNKED + b"0\r\n")),
+    "row-06-silence": ("head-timeout", hang),
+    "row-06-silence-in-the-head": ("head-timeout", saying(HEAD + b"Content-")),
+    "row-06-silence-after-an-interim-answer": (
+        "head-timeout",
+        saying(b"HTTP/1.1 103 Hi\r\n\r\n"),
+    ),
+    "row-10-stall-after-the-head": ("read-timeout", saying(HEAD + b"Content-Length: 9\r\n\r\n")),
+    "row-10-stall-in-the-body": ("read-timeout", saying(LENGTH)),
+    "row-10-stall-between-chunks": ("read-timeout", saying(CHUNKED)),
+    "row-10-stall-in-the-trailers": ("read-timeout", saying(CHUNKED + b"0\r\n")),
+}
 
 
-async def stall_in_body(peer: Peer, head: bytes) -> bool:
-    await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
-    await peer.until_gone()
-    return False
-
-
-async def reset_at_once(peer: Peer, head: bytes) -> bool:
-    peer.reset()
-    return False
-
-
-LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"
-FAULTS = [
-    ("reset", reset_at_once),
-    ("reset", answering(b"")),
-    ("reset", answering(b"HTTP/1.1 200 OK\r\nContent-")),
-    ("truncated", answering(LENGTH)),
-    ("truncated", answering(CHUNKED)),
-    ("protocol", answering(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")),
-    ("protocol", answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx")),
-    ("protocol", answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")),
-    ("too-large", answering(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000)),
-    ("head-timeout", hang),
-    ("read-timeout", stall_in_body),
-]
-
-
-@pytest.mark.parametrize("run", RUNNERS)
-@pytest.mark.parametrize(("code", "script"), FAULTS)
+@on_each_wire
+@pytest.mark.parametrize(("code", "script"), FAULTS.values(), ids=FAULTS)
 def test_every_fault_has_its_code_and_gives_slot_and_socket_back(
-    code: str, script: Callable[[Peer, bytes], Awaitable[bool]], run: Callable[..., None]
+    code: str, script: Script, wire: Wire
 ) -> None:
     async def scene() -> None:
-        async with Server(script) as server, open_cache() as cache:
-            with pytest.raises(FetchError) as caught:
-                await fetch(cache, server.url, head=0.05, read=0.05, connections=1)
-            assert caught.value.code == code
-            assert caught.value.url == server.url
-            await server.until_open(0)
-            server.script = answering(OK)
-            assert await fetch(cache, server.url, connections=1) == (200, b"ok", False)
+        assert (await one_failure(wire, script, head=0.05, read=0.05)).code == code
 
-    run(scene())
+    wire.play(scene)
 
 
-@pytest.mark.parametrize("run", RUNNERS)
-def test_a_reset_in_the_body_is_a_reset(run: Callable[..., None]) -> None:
+@on_each_wire
+def test_row_04_a_reset_in_the_body_is_a_reset(wire: Wire) -> None:
     async def scene() -> None:
         told = asyncio.Event()
 
@@ -136,7 +96,7 @@ def test_a_reset_in_the_body_is_a_reset(run: Callable[..., None]) -> None:
             peer.reset()
             return False
 
-        async with Server(script) as server, open_cache() as cache:
+        async with Server(script) as server, wire.open_cache() as cache:
             lease = cache.lease(ClientKey(server.domain))
             async with lease.client.stream("GET", server.url) as response:
                 parts = response.aiter_raw()
@@ -145,202 +105,160 @@ def test_a_reset_in_the_body_is_a_reset(run: Callable[..., None]) -> None:
                 with pytest.raises(FetchError, match="reset"):
                     await anext(parts)
             lease.release()
+            await settle(cache, server)
 
-    run(scene())
+    wire.play(scene)
 
 
-def test_nothing_listening_and_no_such_name_are_told_apart() -> None:
+@on_each_wire
+def test_row_10_a_stall_is_told_to_those_who_read_the_body_at_once(wire: Wire) -> None:
+    async def scene() -> None:
+        async with Server(saying(LENGTH)) as server, wire.open_cache() as cache:
+            lease = cache.lease(ClientKey(server.domain))
+            with pytest.raises(FetchError) as caught:
+                await lease.client.get(server.url, extensions={"timeout": {"read": 0.05}})
+            assert caught.value.code == "read-timeout"
+            lease.release()
+            await settle(cache, server)
+
+    wire.play(scene)
+
+
+# Connecting
+
+
+@on_each_wire
+def test_row_16_nothing_listening_and_no_such_name_are_told_apart(wire: Wire) -> None:
     async def scene() -> None:
         async with Server() as server:
             gone = server.url
-        async with open_cache() as cache:
-            with pytest.raises(FetchError) as caught:
-                await fetch(cache, gone)
-            assert caught.value.code == "connect-refused"
-            with pytest.raises(FetchError) as caught:
-                await fetch(cache, "http://a..b/")
-            assert caught.value.code == "dns"
+        async with wire.open_cache() as cache:
+            assert (await refused(cache, gone)).code == "connect-refused"
+            assert (await refused(cache, "http://a..b/")).code == "dns"
 
-    asyncio.run(scene())
+    wire.play(scene)
 
 
-def test_a_full_backlog_is_a_connect_timeout() -> None:
+@on_each_wire
+def test_row_17_a_failed_connect_takes_no_place(wire: Wire) -> None:
     async def scene() -> None:
-        listener = socket.create_server(("127.0.0.1", 0), backlog=0)
-        port = listener.getsockname()[1]
-        fillers = [socket.socket() for _ in range(3)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", port))
-        async with open_cache() as cache:
-            with pytest.raises(FetchError) as caught:
-                await fetch(cache, f"http://127.0.0.1:{port}/", connect=0.1)
-            assert caught.value.code == "connect-timeout"
-        for sock in (*fillers, listener):
-            sock.close()
+        server = Server()
+        async with server:
+            pass
+        async with wire.open_cache() as cache:
+            key = ClientKey(server.domain)
+            for _ in range(3):
+                error = await refused(cache, server.url, connections=1)
+                assert error.code == "connect-refused"
+                await until(lambda: cache.open_connections(key) == 0)
+            async with server:
+                await settle(cache, server)
+                assert cache.stats().new_connections == server.connections == 1
 
-    asyncio.run(scene())
+    wire.play(scene)
 
 
-def test_a_peer_that_does_not_read_is_a_write_timeout() -> None:
-    async def deaf(peer: Peer, head: bytes) -> bool:
-        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.Event().wait()
-        return False
-
+@on_each_wire
+def test_row_07_a_full_backlog_is_a_connect_timeout(wire: Wire) -> None:
     async def scene() -> None:
-        async with Server(deaf) as server, open_cache() as cache:
-            with pytest.raises(FetchError) as caught:
-                await fetch(cache, server.url, method="POST", content=bytes(30_000_000), write=0.1)
-            assert caught.value.code == "write-timeout"
+        with full_backlog() as url:
+            async with wire.open_cache() as cache:
+                assert (await refused(cache, url, connect=0.1)).code == "connect-timeout"
 
-    asyncio.run(scene())
-
-
-# Framing and reuse
+    wire.play(scene)
 
 
-@pytest.mark.parametrize("run", RUNNERS)
-@pytest.mark.parametrize(
-    ("answer", "is_kept"),
-    [
-        (OK, True),
-        (b"HTTP/1.1 204 No Content\r\n\r\n", True),
-        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\n\r\n", True),
-        (b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK, True),
-        (OK + b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nplanted", False),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", False),
-        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", False),
-    ],
-)
-def test_a_connection_is_kept_only_when_nothing_is_left_over(
-    answer: bytes, is_kept: bool, run: Callable[..., None]
-) -> None:
-    async def script(peer: Peer, head: bytes) -> bool:
-        await peer.send(answer)
-        return True
-
+@on_each_wire
+def test_a_close_delimited_body_ends_with_its_connection(wire: Wire) -> None:
     async def scene() -> None:
-        async with Server(script) as server, open_cache() as cache:
-            first = await fetch(cache, server.url)
-            second = await fetch(cache, server.url)
-            assert first[:2] == second[:2]
-            assert b"planted" not in second[1]
-            assert second[2] is is_kept
-            assert server.connections == (1 if is_kept else 2)
+        script = answering(HEAD + b"\r\n" + b"x" * 300_000)
+        async with Server(script) as server, wire.open_cache() as cache:
+            assert await fetch(cache, server.url) == (200, b"x" * 300_000, False)
+            await settle(cache, server)
 
-    run(scene())
+    wire.play(scene)
 
 
-def test_head_requests_do_not_wait_for_a_body() -> None:
-    async def script(peer: Peer, head: bytes) -> bool:
-        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
-        return True
-
+@on_each_wire
+@pytest.mark.parametrize("is_begun", [False, True], ids=["dropped-unread", "half-read"])
+def test_row_21_an_unread_body_closes_its_connection(is_begun: bool, wire: Wire) -> None:
     async def scene() -> None:
-        async with Server(script) as server, open_cache() as cache:
-            assert await fetch(cache, server.url, method="HEAD") == (200, b"", False)
-            assert await fetch(cache, server.url, method="HEAD") == (200, b"", True)
-
-    asyncio.run(scene())
-
-
-def test_an_unread_body_closes_its_connection() -> None:
-    async def script(peer: Peer, head: bytes) -> bool:
-        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n" + bytes(1000))
-        await peer.until_gone()
-        return False
-
-    async def scene() -> None:
-        async with Server(script) as server, open_cache() as cache:
+        script = saying(HEAD + b"Content-Length: 5000000\r\n\r\n" + bytes(1000))
+        async with Server(script) as server, wire.open_cache() as cache:
             lease = cache.lease(ClientKey(server.domain))
             request = lease.client.build_request("GET", server.url)
             response = await lease.client.send(request, stream=True)
+            if is_begun:
+                assert await anext(response.aiter_raw())
+            await response.aclose()
             await response.aclose()
             lease.release()
             await server.until_open(0)
             assert cache.open_connections(lease.key) == 0
+            await settle(cache, server)
 
-    asyncio.run(scene())
-
-
-# Stale keep-alive
+    wire.play(scene)
 
 
-def closing_second(peer: Peer, head: bytes) -> Coroutine[Any, Any, bool]:
-    """Answers a connection's first request and cuts it at the second."""
+@on_each_wire
+def test_a_reader_who_stops_makes_the_server_stop(wire: Wire) -> None:
+    size, sent = 32 << 20, 0
 
-    async def act() -> bool:
-        if peer.requests > 1:
-            peer.reset()
-            return False
-        await peer.send(OK)
+    async def script(peer: Peer, head: bytes) -> bool:
+        nonlocal sent
+        await peer.send(HEAD + b"Content-Length: %d\r\n\r\n" % size)
+        while sent < size:
+            await peer.send(bytes(65536))
+            sent += 65536
         return True
 
-    return act()
-
-
-@pytest.mark.parametrize("run", RUNNERS)
-def test_a_stale_connection_is_replayed_once_and_a_post_is_not(run: Callable[..., None]) -> None:
     async def scene() -> None:
-        async with Server(closing_second) as server, open_cache() as cache:
-            assert (await fetch(cache, server.url))[2] is False
-            assert await fetch(cache, server.url) == (200, b"ok", False)
-            assert cache.stats().stale_replays == 1
-            with pytest.raises(FetchError, match="reset"):
-                await fetch(cache, server.url, method="POST", content=b"order")
-            assert sum(head.startswith(b"POST") for head in server.heads) == 1
-            assert cache.stats().stale_replays == 1
+        async with Server(script) as server, wire.open_cache() as cache:
+            lease = cache.lease(ClientKey(server.domain))
+            async with lease.client.stream("GET", server.url) as response:
+                parts = response.aiter_raw()
+                received, before = len(await anext(parts)), -1
+                while sent != before:
+                    before = sent
+                    await turns(50)
+                assert sent < size // 2
+                async for part in parts:
+                    received += len(part)
+            lease.release()
+            assert received == size
+            assert (await fetch(cache, server.url, method="HEAD")).reused
 
-    run(scene())
+    wire.play(scene)
 
 
-def test_a_fresh_connection_is_never_replayed() -> None:
+@on_each_wire
+def test_row_35_a_connection_that_failed_never_serves_again(wire: Wire) -> None:
+    async def second_is_broken(peer: Peer, head: bytes) -> bool:
+        await peer.send(OK if peer.requests == 1 else b"garbage\r\n\r\n")
+        return True
+
     async def scene() -> None:
-        async with Server(reset_at_once) as server, open_cache() as cache:
-            with pytest.raises(FetchError):
-                await fetch(cache, server.url)
-            assert len(server.heads) == 1
-            assert cache.stats().stale_replays == 0
+        async with Server(second_is_broken) as server, wire.open_cache() as cache:
+            for served in range(1, 4):
+                assert await fetch(cache, server.url, connections=1) == (200, b"ok", False)
+                assert (await refused(cache, server.url, connections=1)).code == "protocol"
+                await server.until_open(0)
+                assert server.connections == served
 
-    asyncio.run(scene())
-
-
-@pytest.mark.parametrize("run", RUNNERS)
-def test_a_connection_closed_while_idle_is_gone_without_a_request(
-    run: Callable[..., None],
-) -> None:
-    async def scene() -> None:
-        async def script(peer: Peer, head: bytes) -> bool:
-            await peer.send(OK)
-            await cut.wait()
-            return False
-
-        cut = asyncio.Event()
-        async with Server(script) as server, open_cache() as cache:
-            key = ClientKey(server.domain)
-            await fetch(cache, server.url)
-            assert cache.open_connections(key) == 1
-            cut.set()
-            await server.until_open(0)
-            await cache.backend.until_quiet()
-            assert cache.open_connections(key) == 0
-            assert cache.budget.stats().open == 0
-            assert (await fetch(cache, server.url))[2] is False
-            assert cache.stats().stale_replays == 0
-
-    run(scene())
+    wire.play(scene)
 
 
 # The budget on the wire
 
 
-def test_ten_hosts_share_four_sockets_by_closing_the_longest_idle() -> None:
+@on_each_wire
+def test_ten_hosts_share_four_sockets_by_closing_the_longest_idle(wire: Wire) -> None:
     async def scene() -> None:
-        servers = [Server(host=f"127.0.0.{n}") for n in range(1, 11)]
-        for server in servers:
-            await server.__aenter__()
-        async with open_cache(16, budget=SocketBudget(4)) as cache:
+        async with AsyncExitStack() as stack:
+            servers = [Server(host=f"127.0.0.{n}") for n in range(1, 11)]
+            for server in servers:
+                await stack.enter_async_context(server)
+            cache = await stack.enter_async_context(wire.open_cache(16, budget=SocketBudget(4)))
             for _ in range(2):
                 await asyncio.gather(*(fetch(cache, s.url) for s in servers for _ in range(2)))
             assert cache.budget.stats().peak == 4
@@ -349,32 +267,32 @@ def test_ten_hosts_share_four_sockets_by_closing_the_longest_idle() -> None:
             await fetch(cache, hot.url)
             for server in servers[1:]:
                 await fetch(cache, server.url)
-                assert (await fetch(cache, hot.url))[2] is True  # never the longest idle
-        for server in servers:
-            await server.__aexit__(None, None, None)
+                assert (await fetch(cache, hot.url)).reused  # never the longest idle
 
-    asyncio.run(scene())
+    wire.play(scene)
 
 
-def test_a_machine_without_descriptors_is_a_local_error_and_shrinks_the_budget() -> None:
+@on_each_wire
+def test_a_machine_without_descriptors_is_a_local_error_and_shrinks_the_budget(
+    wire: Wire,
+) -> None:
     async def scene() -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         taken = [os.dup(0)]
-        async with open_cache(budget=SocketBudget(16)) as cache:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 4, hard))
-            try:
-                with suppress(OSError):
-                    while True:
-                        taken.append(os.dup(0))
-                with pytest.raises(FetchError) as caught:
-                    await fetch(cache, f"http://127.0.0.1:{listener.getsockname()[1]}/")
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-                for descriptor in taken:
-                    os.close(descriptor)
-            assert (caught.value.code, caught.value.fault) == ("local", "local")
-            assert cache.budget.stats().limit == 8
-        listener.close()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with wire.open_cache(budget=SocketBudget(16)) as cache:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 4, hard))
+                try:
+                    with suppress(OSError):
+                        while True:
+                            taken.append(os.dup(0))
+                    port = listener.getsockname()[1]
+                    error = await refused(cache, f"http://127.0.0.1:{port}/")
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                    for descriptor in taken:
+                        os.close(descriptor)
+                assert (error.code, error.fault) == ("local", "local")
+                assert cache.budget.stats().limit == 8
 
-    asyncio.run(scene())
+    wire.play(scene)

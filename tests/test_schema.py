@@ -23,7 +23,7 @@ from storage import (
     StorageError,
 )
 from storage.reading import Reader
-from storage.schema import TABLES, VIEWS, is_reserved
+from storage.schema import HTTP_VERSIONS, TABLES, VIEWS, is_reserved
 from storage.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ PUBLIC = {
     "requests": "id run url method domain state reason priority depth attempts not_before"
     " parent redirect_of discovered_at finished_at",
     "fetches": "id run request domain url attempt status error decision started_at wait_s"
-    " connect_s ttfb_s total_s bytes_received reused proxy",
+    " dns_s connect_s tls_s ttfb_s body_s total_s bytes_received reused nth http_version peer"
+    " proxy generation replays",
     "domains": "run domain state queued done failed next_at delay concurrency requests"
     " new_connections reused_connections",
     "v_runs": "id spider state started_at seconds queued done failed dropped requests retries"
@@ -47,8 +48,9 @@ PUBLIC = {
     "v_drops": "run domain reason count",
     "v_errors": "run domain code count last_at message url",
     "v_queue": "run domain queued waiting next_at",
-    "v_pools": "run domain concurrency connections requests new_connections"
-    " reused_connections reuse",
+    "v_pools": "run domain concurrency connections clients requests new_connections"
+    " reused_connections reuse requests_per_connection replays peer_closes connect_failures"
+    " mean_dns_s mean_connect_s mean_tls_s mean_ttfb_s mean_wait_s bytes_received",
     "v_slowest": "run domain requests mean_ttfb_s mean_total_s",
     "v_phases": "run wait_s connect_s ttfb_s body_s total_s",
     "v_throughput": "run minute_at pages errors",
@@ -83,13 +85,23 @@ async def _crawl(path: Path) -> None:
 
     first, second, third, fourth = ack.inserted
     thing = ItemRow(table="things", columns=("x",), values=(1,), ordinal=0)
-    pace = DomainRow(state="throttled", next_at=NOW + 9, delay=1.5, concurrency=2, connections=2)
+    opened: dict[str, Any] = {"reused": False, "nth": 1, "peer": "127.0.0.2", "connect_s": 0.125}
+    opened |= {"dns_s": 0.03125, "tls_s": 0.0625, "http_version": "HTTP/2"}
+    pace = DomainRow(
+        state="throttled",
+        next_at=NOW + 9,
+        delay=1.5,
+        concurrency=2,
+        connections=2,
+        peer_closes=5,
+        generation=3,
+    )
     await store.commit(
         [
             Commit(
                 request=first,
                 at=NOW,
-                fetches=fetched(200, reused=False, connect_s=0.125),
+                fetches=fetched(200, **opened),
                 items=(thing,),
                 links=(link(9, dropped="scope"), link(1)),
                 pace=pace,
@@ -99,7 +111,7 @@ async def _crawl(path: Path) -> None:
                 request=second,
                 reason="redirected",
                 at=NOW + 1,
-                fetches=fetched(301, reused=True, decision="redirect"),
+                fetches=fetched(301, reused=True, nth=2, peer="127.0.0.2", decision="redirect"),
                 links=(link(5, is_redirect=True, method="POST"),),
                 **same,
             ),
@@ -118,7 +130,18 @@ async def _crawl(path: Path) -> None:
                 attempts=1,
                 not_before=NOW + 70,
                 at=NOW + 61,
-                fetches=fetched(503, reused=True, decision="retry", proxy="p"),
+                fetches=fetched(
+                    503, reused=True, decision="retry", proxy="p", generation=3, replays=1
+                ),
+                pace=DomainRow(
+                    state="throttled",
+                    next_at=NOW + 9,
+                    delay=1.5,
+                    concurrency=2,
+                    connections=1,
+                    peer_closes=4,
+                    generation=2,
+                ),
                 **same,
             ),
         ]
@@ -189,6 +212,38 @@ def test_views_speak_words_and_names(database: Path) -> None:
     assert run == {"id": "books-1", "state": "waiting", "seeded_at": NOW}
 
 
+def test_a_fetch_tells_how_it_travelled(database: Path) -> None:
+    names = "http_version, nth, generation, replays, peer, dns_s, connect_s, tls_s, body_s"
+    rows = ask(database, f"SELECT {names} FROM fetches ORDER BY id")
+    assert [list(row.values()) for row in rows] == [
+        ["HTTP/2", 1, 1, 0, "127.0.0.2", 0.03125, 0.125, 0.0625, 0.625],
+        ["HTTP/1.1", 2, 1, 0, None, None, None, None, 0.75],
+        ["HTTP/1.1", None, 1, 0, None, None, None, None, 0.75],
+        ["HTTP/1.1", None, 3, 1, None, None, None, None, 0.75],
+    ]
+
+
+@pytest.mark.parametrize("version", [*HTTP_VERSIONS, "HTTP/3"])
+def test_any_http_version_comes_back_as_it_was_given(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "crawl.db"
+
+    async def main() -> None:
+        store = await SqliteStore.open(path)
+        run = (await store.begin(RunSpec(spider="books", started_at=NOW))).id
+        answered = FetchRow(attempt=1, status=200, started_at=NOW, http_version=version)
+        refused = FetchRow(attempt=1, error="connect-refused", started_at=NOW)
+        await store.commit([Commit(run=run, domain="a.test", at=NOW, fetches=(answered, refused))])
+        await store.aclose()
+
+    asyncio.run(main())
+    rows = ask(path, "SELECT http_version, body_s FROM fetches ORDER BY id")
+    assert [row["http_version"] for row in rows] == [version, None]
+    assert rows[1]["body_s"] is None
+    (pool,) = ask(path, "SELECT * FROM v_pools")
+    assert (pool["connect_failures"], pool["requests_per_connection"]) == (1, None)
+    assert (pool["mean_dns_s"], pool["mean_connect_s"], pool["mean_ttfb_s"]) == (None, None, None)
+
+
 def test_statistics_add_up(database: Path) -> None:
     (run,) = ask(database, "SELECT * FROM v_runs")
     assert {name: run[name] for name in ("queued", "done", "failed", "dropped")} == {
@@ -206,8 +261,28 @@ def test_statistics_add_up(database: Path) -> None:
     assert ask(database, "SELECT queued, waiting, next_at FROM v_queue") == [
         {"queued": 2, "waiting": 1, "next_at": NOW + 9}
     ]
-    assert ask(database, "SELECT connections, concurrency FROM v_pools") == [
-        {"connections": 2, "concurrency": 2}
+    assert ask(database, "SELECT * FROM v_pools") == [
+        {
+            "run": "books-1",
+            "domain": "a.test",
+            "concurrency": 2,
+            "connections": 2,
+            "clients": 3,
+            "requests": 4,
+            "new_connections": 1,
+            "reused_connections": 3,
+            "reuse": 0.75,
+            "requests_per_connection": 4.0,
+            "replays": 1,
+            "peer_closes": 5,
+            "connect_failures": 0,
+            "mean_dns_s": 0.03125,
+            "mean_connect_s": 0.125,
+            "mean_tls_s": 0.0625,
+            "mean_ttfb_s": 0.25,
+            "mean_wait_s": 0.5,
+            "bytes_received": 400,
+        }
     ]
     assert ask(database, "SELECT * FROM v_phases") == [
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,16 @@ from hypothesis import strategies as st
 
 from crawler.errors import SettingsError
 from crawler.layers import Layer, environment_layer, file_layers, flag_layer, resolve
-from crawler.settings import BodySettings, DomainSettings, PoolSettings, Settings, vocabulary
-from crawler.units import parse_duration, parse_size
+from crawler.settings import (
+    BodySettings,
+    DomainSettings,
+    PoolSettings,
+    Settings,
+    TlsSettings,
+    setting_types,
+    vocabulary,
+)
+from crawler.units import parse_duration, parse_size, shown
 
 
 def refusal(*layers: Layer) -> SettingsError:
@@ -69,6 +78,10 @@ CHOICES = st.one_of(
     st.builds(Choice, st.just("robots.obey"), st.booleans()),
     st.builds(Choice, st.just("on_error"), st.sampled_from(["keep", "drop"])),
     st.builds(Choice, st.just('domains."*.x.org".delay'), st.floats(0, 100)),
+    st.builds(Choice, st.just('domains."*.x.org".verify'), st.booleans()),
+    st.builds(Choice, st.just("domain.proxies"), st.just(()) | st.just(("http://a:1",))),
+    st.builds(Choice, st.just('resolve."a.test"'), st.sampled_from(["::1", "127.0.0.2,::1"])),
+    st.builds(Choice, st.just('resolve."b.a.test"'), st.just("127.0.0.3")),
 )
 LAYERS = st.lists(
     st.lists(CHOICES, max_size=5).map(lambda given: {one.key: one.value for one in given}),
@@ -90,7 +103,11 @@ def test_every_value_is_that_of_the_last_layer_that_gave_it(layers: list[dict[st
 @given(LAYERS)
 def test_what_was_given_resolves_to_the_same_settings_again(layers: list[dict[str, Any]]) -> None:
     settings = resolve([Layer(str(n), values) for n, values in enumerate(layers)])
-    assert resolve([Layer("again", settings.given())]) == settings
+    again = resolve([Layer("again", settings.given())])
+    assert again == settings
+    assert hash(again) == hash(settings)
+    stored = json.loads(json.dumps(settings.shown()))
+    assert resolve([Layer("row", stored)]) == settings
 
 
 def test_a_project_file_sets_by_tables_and_a_file_of_its_own_goes_over_it(tmp_path: Path) -> None:
@@ -98,6 +115,7 @@ def test_a_project_file_sets_by_tables_and_a_file_of_its_own_goes_over_it(tmp_pa
         '[tool.crawler]\nlimit = 5\ndomain = {delay = "500ms"}\nmax_time = "2h"\n'
         '[tool.crawler.domains."*.example.com"]\ndelay = 3\n'
         "[tool.crawler.domains.plain.example.com]\nconcurrency = 2\n"
+        '[tool.crawler.resolve]\n"Shop.Test" = "127.0.0.2"\nother.test = "::1"\n'
     )
     (tmp_path / "crawler.toml").write_text("limit = 6\n[body]\nwire = '1MiB'\n")
     settings = resolve(file_layers(tmp_path))
@@ -105,7 +123,9 @@ def test_a_project_file_sets_by_tables_and_a_file_of_its_own_goes_over_it(tmp_pa
     assert settings.body.wire == 1024 * 1024
     assert settings.for_domain("plain.example.com").delay == 3
     assert settings.for_domain("plain.example.com").concurrency == 2
+    assert settings.resolve == {"shop.test": "127.0.0.2", "other.test": "::1"}
     assert settings.origins["limit"] == "crawler.toml"
+    assert settings.origins['resolve."shop.test"'] == "pyproject.toml"
 
 
 def test_a_folder_without_files_sets_nothing(tmp_path: Path) -> None:
@@ -119,12 +139,12 @@ def test_a_project_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
 
 
 def test_variables_and_flags_are_read_as_text() -> None:
-    environ = {"CRAWLER_DOMAIN_DELAY": "90s", "CRAWLER_TLS_VERIFY": "false", "HOME": "/root"}
+    environ = {"CRAWLER_DOMAIN_DELAY": "90s", "CRAWLER_ROBOTS_OBEY": "false", "HOME": "/root"}
     settings = resolve(
         [environment_layer(environ), flag_layer(["pool.sockets=none", "contact=a=b"])]
     )
     assert settings.domain.delay == 90.0
-    assert settings.tls.verify is False
+    assert settings.robots.obey is False
     assert settings.pool.sockets is None
     assert settings.contact == "a=b"
 
@@ -181,6 +201,14 @@ def test_a_mistyped_field_of_a_pattern_is_refused() -> None:
         ("robots.obey", "maybe", "true or false"),
         ("limit", "0", "a whole number, 1 or more, or none"),
         ("tls.ca_file", "", "a text, or none"),
+        ("timeout.rate", "-1", "bytes (65536, '32MiB')"),
+        ("head.interim", "-1", "a whole number, 0 or more"),
+        ("pool.transport", "curl", "'native' or 'httpcore'"),
+        ("tls.minimum", "1.1", "'1.2' or '1.3'"),
+        ("domain.verify", "0", "true"),
+        ("domain.http2", "h2", "true or false"),
+        ("domain.local_address", "eth0", "an address (192.0.2.1, 2001:db8::1), or none"),
+        ("domain.local_address", "10.0.0.0/8", "an address (192.0.2.1, 2001:db8::1), or none"),
         ("contact", "", "a text of printable ASCII, or none"),
         ("contact", "mailto:jürgen@example.com", "a text of printable ASCII, or none"),
         ("user_agent", "crawler ☃", "a text of printable ASCII, or none"),
@@ -216,6 +244,55 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_origin(tmp_path
         assert error.hint == "name a PEM file with at least one certificate"
     good = str(Path(__file__).parent / "pool_server.pem")
     assert resolve([Layer("spider", {"tls.ca_file": good})]).tls.ca_file == good
+
+
+def test_a_client_certificate_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    good = (Path(__file__).parent / "pool_server.pem").read_text()
+    keyless, pair = tmp_path / "keyless.pem", tmp_path / "pair.pem"
+    keyless.write_text(good[good.index("-----BEGIN CERTIFICATE") :].partition("-----BEGIN PRIV")[0])
+    pair.write_text(good)
+    for path in (tmp_path / "missing.pem", keyless):
+        error = refusal(Layer("crawler.toml", {"tls.client_cert": str(path)}))
+        assert f"setting `tls.client_cert` = {str(path)!r} (from crawler.toml)" in str(error)
+        assert error.hint == "name a PEM file with a certificate and its key, without a passphrase"
+    settings = resolve([Layer("spider", {"tls.client_cert": str(pair)})])
+    assert settings.tls.client_cert == str(pair)
+
+
+UNVERIFIED = '`domains."HOST".verify = false`: only for domains that are named'
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tls.verify", "false"),
+        ("domain.verify", "false"),
+        ("domains.*.verify", "false"),
+        ("domains.*.*:443.verify", "false"),
+        ("domains.'*:*'.verify", "0"),
+    ],
+)
+def test_certificates_go_unchecked_for_named_domains_only(key: str, value: str) -> None:
+    assert refusal(flag_layer([f"{key}={value}"])).hint == UNVERIFIED
+    settings = resolve([flag_layer(["domain.verify=true", "domains.*.shop.test.verify=false"])])
+    assert settings.domain.verify
+    assert settings.for_domain("other.test").verify
+    assert not settings.for_domain("a.shop.test:8443").verify
+
+
+def test_code_and_environment_cannot_leave_certificates_unchecked_either() -> None:
+    for build in (
+        lambda: Settings(domain=DomainSettings(verify=False)),
+        lambda: Settings(domains={"*": DomainSettings(verify=False)}),
+        lambda: TlsSettings(verify=False),  # type: ignore[call-arg]
+        lambda: environment_layer({"CRAWLER_TLS_VERIFY": "false"}),
+        lambda: resolve([environment_layer({"CRAWLER_DOMAIN_VERIFY": "false"})]),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            build()
+        assert caught.value.hint == UNVERIFIED
+    named = Settings(domains={"self-signed.test": DomainSettings(verify=False)})
+    assert not named.for_domain("self-signed.test").verify
 
 
 def test_a_flag_without_a_value_is_refused() -> None:
@@ -277,7 +354,7 @@ def test_of_all_matching_patterns_the_longest_wins_field_by_field() -> None:
 
 def test_every_setting_is_documented_and_has_its_default() -> None:
     fields = {field.key: field for field in vocabulary()}
-    assert list(fields) == list(Settings().effective())
+    assert list(fields) == [*Settings().effective(), 'resolve."HOST"']
     assert all(field.doc.endswith(".") and field.expected for field in fields.values())
     assert fields["pool.sockets"].default is None
     assert all("None:" in f.doc or "none" not in f.expected for f in fields.values())
@@ -320,5 +397,6 @@ def test_any_text_for_any_setting_is_a_value_or_a_refusal(key: str, text: str) -
         settings = resolve([Layer("-s", {key: text})])
     except SettingsError as error:
         settings, refused = Settings(), str(error)
-    assert not refused or f"setting `{key}` = {text!r} (from -s): expected" in refused
+    told = f"setting `{key.lower()}` = {shown(text, setting_types().get(key))!r} (from -s)"
+    assert not refused or f"{told}: expected" in refused
     assert resolve([Layer("-s", settings.given())]) == settings

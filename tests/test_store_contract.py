@@ -378,7 +378,7 @@ def test_fetches_errors_and_pace_are_counted(play: Play) -> None:
             at=NOW,
             duplicates=4,
             fetches=(
-                FetchRow(attempt=1, error="reset", decision="retry", started_at=NOW),
+                FetchRow(attempt=1, error="reset", decision="retry", started_at=NOW, replays=1),
                 FetchRow(attempt=2, status=200, started_at=NOW, reused=False, bytes_received=10),
                 FetchRow(attempt=3, status=200, started_at=NOW, reused=True, bytes_received=5),
             ),
@@ -395,6 +395,23 @@ def test_fetches_errors_and_pace_are_counted(play: Play) -> None:
         }
         assert (counted["new_connections"], counted["reused_connections"]) == (1, 1)
         assert counted["bytes_received"] == 15
+        assert (counted["replays"], counted["connect_failures"]) == (1, 0)
+
+    play(scene)
+
+
+def test_fetches_that_got_no_connection_are_counted_apart(play: Play) -> None:
+    async def scene(store: Store) -> None:
+        run = await started(store)
+        before = ("dns", "connect-refused", "connect-timeout", "connect", "tls", "tls-timeout")
+        after = ("reset", "head-timeout", "proxy", "local", "http-503")
+        codes = (*before, "address", *after)
+        fetches = tuple(FetchRow(attempt=1, error=code, started_at=NOW) for code in codes)
+        page = Commit(run=run, domain="a.test", at=NOW, fetches=fetches)
+        assert [ack.applied for ack in await commit(store, [page, page])] == [True, True]
+        counted = await store.count(run)
+        assert (counted["connect_failures"], counted["fetches"]) == (14, 24)
+        assert (counted["new_connections"], counted["reused_connections"]) == (0, 0)
 
     play(scene)
 

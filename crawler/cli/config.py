@@ -14,6 +14,7 @@ from crawler.errors import UsageError, nearest
 from crawler.layers import Layer, environment_layer, file_layers, flag_layer, resolve
 from crawler.loading import find
 from crawler.settings import Settings, vocabulary
+from crawler.settings_groups import path_of
 
 if TYPE_CHECKING:
     from crawler.spider import Spider
@@ -24,20 +25,33 @@ __all__ = ["command"]
 @click.command()
 @click.argument("key", required=False)
 @click.option("--list", "with_all", is_flag=True, help="Every setting, with its meaning.")
+@click.option("--domain", metavar="HOST", help="What holds for this host, and by which pattern.")
 @click.option("--spider", metavar="NAME", help="With what this spider sets.")
 @click.option("-s", "--set", "flags", multiple=True, metavar="KEY=VALUE", help="As for `run`.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(
-    key: str | None, with_all: bool, spider: str | None, flags: tuple[str, ...], as_json: bool
+    key: str | None,
+    with_all: bool,
+    domain: str | None,
+    spider: str | None,
+    flags: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Show settings with their value and origin: those that something sets, or with --list
-    every one; KEY shows one setting or one group."""
+    every one; KEY shows one setting or one group, --domain what holds for one host."""
+    if key is not None and domain is not None:
+        raise UsageError("a KEY and --domain exclude each other")
     layers = file_layers(Path.cwd())
     if spider is not None:
         layers.append(Layer("spider", _set_by(find(spider))))
     settings = resolve([*layers, environment_layer(os.environ), flag_layer(flags)])
     rows = _rows(settings)
-    if key is not None:
+    if domain is not None:
+        keys = settings.keys_for(domain.lower())
+        rows = sorted(
+            (row for row in rows if row[0] in keys), key=lambda row: keys.index(str(row[0]))
+        )
+    elif key is not None:
         rows = _chosen(key, rows)
     elif not with_all:
         rows = [row for row in rows if row[2] != "default"]
@@ -60,12 +74,25 @@ def _set_by(spider: type[Spider]) -> dict[str, Any]:
 
 
 def _rows(settings: Settings) -> list[tuple[object, ...]]:
-    meaning = {field.key: field.doc for field in vocabulary()}
+    fields = {field.key: field for field in vocabulary()}
+    values = settings.effective() | settings.shown()
+    described = {_described(name) for name in values}
+    values |= {key: field.default for key, field in fields.items() if key not in described}
     origins = settings.origins
     return [
-        (name, value, origins.get(name, "default"), meaning.get(name, ""))
-        for name, value in settings.effective().items()
+        (name, value, origins.get(name, "default"), fields[_described(name)].doc)
+        for name, value in values.items()
     ]
+
+
+def _described(name: str) -> str:
+    """The key in the vocabulary that says what a setting of one domain or host means."""
+    match path_of(name):
+        case "domains", _, field:
+            return f"domain.{field}"
+        case table, _ if '"' in name:
+            return f'{table}."HOST"'
+    return name
 
 
 def _chosen(key: str, rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
@@ -78,6 +105,8 @@ def _chosen(key: str, rows: list[tuple[object, ...]]) -> list[tuple[object, ...]
 
 
 def _told(value: object) -> object:
-    if value is None:
+    if value is None or value == ():
         return "none"
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return str(value).lower() if isinstance(value, bool) else value

@@ -1,13 +1,17 @@
-"""The client cache: one httpx client per (domain, proxy, TLS profile), the least recently
-used given up for a new one.
+"""The client cache: one httpx client per key, the least recently used given up for another.
 
 Owns: clients, their leases, their closing, the counters over all of them.
 Does not own: who asks for a client and when (`crawler.scheduler`), cookies and learned
-pace (they live outside and survive eviction), the order of eviction (`leases`).
+pace (they live outside and survive eviction), the order of eviction (`leases`), sockets
+(`dialer`).
 
-Invariants: at most `limit` clients are open; a client in use is never closed by eviction;
-a lease is given back exactly once; every socket of every client has a token of one
-budget; closing never raises into a fetch. Belongs to one event loop.
+A client is open, then draining (no new leases; it goes with its last one, or when its
+time is up), then closed.
+
+Invariants: at most `limit` clients are alive; a client in use is never closed by eviction;
+a key has at most one open client; a lease is given back exactly once; every socket of
+every client has a token of one budget; closing never raises into a fetch. Belongs to one
+event loop.
 """
 
 from __future__ import annotations
@@ -15,37 +19,51 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from crawler.pool.backend import CountingBackend
-from crawler.pool.budget import SocketBudget
+from crawler.pool.bounded import Tally
+from crawler.pool.dialer import Dialer
 from crawler.pool.leases import LeaseTable
 from crawler.pool.tls import TlsContexts, TlsProfile
-from crawler.pool.transport import HttpcoreTransport, PoolClient, Tally
+from crawler.pool.transport import PoolClient, PoolTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from crawler.pool.bounded import PoolStats
+    from crawler.pool.budget import SocketBudget
+    from crawler.pool.call import HeadLimits
+    from crawler.pool.resolver import Resolver
+    from crawler.pool.transport import Engine
 
 __all__ = ["CacheStats", "ClientCache", "ClientKey", "Lease"]
 
 log = logging.getLogger("crawler.pool")
 
-PLAIN = TlsProfile()
 CLOSE_S = 5.0
-"""Seconds a client may take to close; its sockets are closed before."""
+"""Seconds that closing everything may take; sockets are closed before."""
+REMEMBERED = 4
+"""Domains whose clients are counted, for each client there may be."""
+DRAIN_S = 30.0
+"""Seconds that a draining client's last requests are given."""
 
 
 class ClientKey(NamedTuple):
     """What must be equal for two requests to share a client.
 
-    A tuple, for it is hashed half a dozen times a page.
+    A tuple, for it is hashed half a dozen times a page. `domain` in lower case, IDNA, with
+    the port when it is not the scheme's own: as `crawler.urls` writes it.
     """
 
     domain: str
     proxy: str | None = None
-    """URL of an HTTP proxy; None: direct."""
+    """URL of a proxy; None: direct."""
     tls: TlsProfile = TlsProfile()
+    local_address: str | None = None
+    """Address that connections leave from; None: the system's choice."""
+    http2: bool = False
 
     def __repr__(self) -> str:
         return f"ClientKey({self.domain!r}{', by proxy' if self.proxy else ''}, {self.tls})"
@@ -56,51 +74,66 @@ class CacheStats:
     """The cache at one instant, and its counters since the start."""
 
     clients: int
+    """Alive: open, idle or draining."""
     clients_peak: int
+    draining: int
     leases: int
     open_connections: int
     hits: int
     misses: int
     evictions: int
     """Clients given up for another one."""
-    rebuilt: int
-    """Clients given up because a request had waited inside their pool."""
+    misses_after_evict: int
+    """Clients made again although they were among the last evicted: raise `limit`."""
+    forced: int
+    """Draining clients closed with requests under way because their time was up."""
     orphans: int
     """Connections found neither idle nor closed while their client was unused."""
     double_releases: int
     new_connections: int
     reused_connections: int
     stale_replays: int
+    peer_closes: int
+    """Idle connections that servers closed."""
+    connect_failures: int
 
 
 class Lease:
     """The right to send through a client. `release` it exactly once."""
 
-    __slots__ = ("_cache", "_is_held", "client", "key")
+    __slots__ = ("_cache", "_is_held", "client", "generation", "key", "nth")
 
-    def __init__(self, cache: ClientCache, key: ClientKey, client: PoolClient) -> None:
+    def __init__(
+        self, cache: ClientCache, key: ClientKey, client: PoolClient, generation: int, nth: int
+    ) -> None:
         self._cache = cache
         self._is_held = True
         self.key = key
         self.client = client
+        self.generation = generation
+        self.nth = nth
+        """Which client of its domain this is, from 1."""
 
     def __repr__(self) -> str:
         return f"<Lease {self.key.domain} {'held' if self._is_held else 'released'}>"
 
-    def release(self) -> None:
-        """Give the client back. Raises RuntimeError the second time."""
+    def release(self, *, is_needed: bool = True) -> None:
+        """Give the client back. `is_needed` False: it is the first to go when room is short.
+
+        Raises RuntimeError the second time.
+        """
         if not self._is_held:
             self._cache.count_double_release()
             raise RuntimeError(f"the lease of {self.key.domain} was released twice")
         self._is_held = False
-        self._cache.give_back(self.key, self.client)
+        self._cache.give_back(self, is_needed=is_needed)
 
 
 class ClientCache:
     """At most `limit` clients over one socket budget.
 
     `keepalive` is in seconds; `clock` gives the instants that idle connections are
-    measured by, and must be monotonic.
+    measured by, and must be monotonic; `engine` is who speaks HTTP/1.1.
     """
 
     def __init__(
@@ -110,31 +143,39 @@ class ClientCache:
         budget: SocketBudget | None = None,
         keepalive: float = 15.0,
         contexts: TlsContexts | None = None,
+        resolver: Resolver | None = None,
+        transport: Engine = "native",
+        limits: HeadLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.budget = budget if budget is not None else SocketBudget()
-        self.backend = CountingBackend(self.budget, clock=clock)
+        self.dialer = Dialer(budget, resolver=resolver, keepalive=keepalive, clock=clock)
         self.contexts = contexts if contexts is not None else TlsContexts()
-        self._keepalive = keepalive
-        self._clock = clock
+        self.transport = transport
+        self._limits = limits
         self._table: LeaseTable[ClientKey] = LeaseTable(limit)
-        self._clients: dict[ClientKey, PoolClient] = {}
-        self._tally = Tally()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._clients: dict[ClientKey, tuple[PoolClient, int]] = {}
+        self._draining: dict[int, tuple[PoolClient, asyncio.TimerHandle]] = {}
+        self._made: OrderedDict[str, int] = OrderedDict()
+        self._past = Tally()
         self._is_closed = False
         self._peak = 0
         self._hits = 0
         self._misses = 0
-        self._evictions = 0
-        self._rebuilt = 0
+        self._given_up = 0
+        self._forced = 0
         self._orphans = 0
         self._double_releases = 0
 
     def __repr__(self) -> str:
         return (
             f"<ClientCache {len(self._table)}/{self._table.limit} clients, "
-            f"{self._table.total} leases, {self.backend.stats().open} connections>"
+            f"{self._table.total} leases, {self.dialer.sockets!r}>"
         )
+
+    @property
+    def budget(self) -> SocketBudget:
+        """Of all the cache's sockets."""
+        return self.dialer.budget
 
     def may_lease(self, key: ClientKey) -> bool:
         """Whether `lease(key)` would be granted now. Changes nothing, O(1)."""
@@ -149,54 +190,87 @@ class ClientCache:
         """
         if self._is_closed:
             raise RuntimeError("the client cache is closed")
-        if key in self._table:
-            self._hits += 1
-            self._table.lease(key)
+        known = self._clients.get(key)
+        client = known[0] if known is not None else self._made_for(key, connections)
+        grant = self._table.lease(key)
+        if grant.evicted is not None:
+            self._abort(self._clients.pop(grant.evicted)[0])
+        if grant.is_new:
+            self._misses += 1
+            self._clients[key] = client, grant.generation
+            self._count_made(key.domain)
+            self._peak = max(self._peak, len(self._table))
         else:
-            self._open(key, connections)
-        return Lease(self, key, self._clients[key])
+            self._hits += 1
+        return Lease(self, key, client, grant.generation, self._made.get(key.domain, 1))
 
     def leases(self, key: ClientKey) -> int:
-        """Leases of a client that are out now; 0: idle, or not open."""
+        """Leases of an open client that are out now; 0: idle, or not open."""
         return self._table.leases(key)
+
+    def retire(self, key: ClientKey) -> None:
+        """Give no new leases of the key's client; it closes after its last, or in 30 s.
+
+        The key's next lease makes a new client. Nothing happens when it is not open.
+        """
+        if key not in self._clients:
+            return
+        client, generation = self._clients.pop(key)
+        if self._table.retire(key):
+            self._abort(client)
+            return
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(DRAIN_S, self._force, generation)
+        self._draining[generation] = client, timer
 
     def evict_idle(self, domain: str) -> int:
         """Close the domain's clients that nobody uses; how many."""
         idle = [key for key in self._table.idle() if key.domain == domain]
         for key in idle:
             self._table.drop(key)
-            self._evictions += 1
-            self._close_soon(self._clients.pop(key))
+            self._given_up += 1
+            self._abort(self._clients.pop(key)[0])
         return len(idle)
 
     def sweep(self, now: float) -> int:
         """Close the connections idle for longer than keep-alive allows; how many.
 
-        `now` is an instant of the cache's clock. O(closed).
+        `now` is an instant of the cache's clock. O(closed). The cache also does it by
+        itself, once a second while connections are idle.
         """
-        return self.backend.sweep(now - self._keepalive)
+        return self.dialer.sockets.sweep(now)
 
     def open_connections(self, key: ClientKey) -> int:
         """Open connections of one client; 0: none, or the client is not open."""
-        client = self._clients.get(key)
-        return client.transport.open_connections if client is not None else 0
+        known = self._clients.get(key)
+        return known[0].transport.pool.open_connections if known is not None else 0
+
+    def pool_stats(self, key: ClientKey) -> PoolStats | None:
+        """One open client's pool; None: it is not open."""
+        known = self._clients.get(key)
+        return known[0].transport.stats() if known is not None else None
 
     def stats(self) -> CacheStats:
         """The cache at this instant."""
+        table = self._table.stats()
+        sums = asdict(self._past)
+        for client, _ in (*self._clients.values(), *self._draining.values()):
+            for name, value in asdict(client.transport.pool.tally).items():
+                sums[name] += value
         return CacheStats(
             clients=len(self._table),
             clients_peak=self._peak,
-            leases=self._table.total,
-            open_connections=self.backend.stats().open,
+            draining=table.draining,
+            leases=table.leases,
+            open_connections=self.dialer.sockets.stats().open,
             hits=self._hits,
             misses=self._misses,
-            evictions=self._evictions,
-            rebuilt=self._rebuilt,
+            evictions=table.evictions + self._given_up,
+            misses_after_evict=table.misses_after_evict,
+            forced=self._forced,
             orphans=self._orphans,
             double_releases=self._double_releases,
-            new_connections=self._tally.new_connections,
-            reused_connections=self._tally.reused_connections,
-            stale_replays=self._tally.stale_replays,
+            **sums,
         )
 
     async def aclose(self) -> None:
@@ -205,69 +279,69 @@ class ClientCache:
         Requests still under way fail with `cancelled`; their leases may still be released.
         """
         self._is_closed = True
-        for client in self._clients.values():
-            self._close_soon(client)
+        for client, timer in self._draining.values():
+            timer.cancel()
+            self._abort(client)
+        self._draining.clear()
+        for client, _ in self._clients.values():
+            self._abort(client)
         self._clients.clear()
-        while self._closing:
-            await asyncio.wait(self._closing)
         try:
             async with asyncio.timeout(CLOSE_S):
-                await self.backend.aclose()
+                await self.dialer.aclose()
         except TimeoutError:
-            log.warning("closed the cache beside connects under way: %r", self.backend)
+            log.warning("closed the cache beside connects under way: %r", self.dialer)
 
     # For leases
 
-    def give_back(self, key: ClientKey, client: PoolClient) -> None:
+    def give_back(self, lease: Lease, *, is_needed: bool) -> None:
         """One lease less; the last one looks after what the client left behind."""
-        if not self._table.release(key):
+        if not self._table.release(lease.key, lease.generation, is_needed=is_needed):
             return
         if self._is_closed:
-            self._table.drop(key)
             return
-        transport = client.transport
-        self._orphans += transport.reclaim()
-        if transport.is_poisoned:
-            self._rebuilt += 1
-            self._table.drop(key)
-            self._close_soon(self._clients.pop(key))
+        if lease.generation in self._draining:
+            client, timer = self._draining.pop(lease.generation)
+            timer.cancel()
+            self._abort(client)
+            return
+        self._orphans += lease.client.transport.pool.reclaim()
 
     def count_double_release(self) -> None:
         """A lease was released although it had been before."""
         self._double_releases += 1
 
-    def _open(self, key: ClientKey, connections: int) -> None:
+    def _made_for(self, key: ClientKey, connections: int) -> PoolClient:
         if not self._table.may_lease(key):
-            self._table.lease(key)
-        transport = HttpcoreTransport(
-            backend=self.backend,
+            raise RuntimeError("every client is in use; ask may_lease first")
+        transport = PoolTransport(
             connections=connections,
-            keepalive=self._keepalive,
             proxy=key.proxy,
-            profile=key.tls,
+            tls=key.tls,
+            local_address=key.local_address,
+            engine=self.transport,
+            http2=key.http2,
+            limits=self._limits,
+            dialer=self.dialer,
             contexts=self.contexts,
-            tally=self._tally,
-            clock=self._clock,
         )
-        evicted = self._table.lease(key).evicted
-        if evicted is not None:
-            self._evictions += 1
-            self._close_soon(self._clients.pop(evicted))
-        self._misses += 1
-        self._clients[key] = PoolClient(transport)
-        self._peak = max(self._peak, len(self._clients))
+        return PoolClient(transport)
 
-    def _close_soon(self, client: PoolClient) -> None:
-        """Sockets now, the rest in a task of its own."""
-        client.transport.abort()
-        task = asyncio.get_running_loop().create_task(_close(client))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+    def _count_made(self, domain: str) -> None:
+        self._made[domain] = self._made.get(domain, 0) + 1
+        self._made.move_to_end(domain)
+        if len(self._made) > REMEMBERED * self._table.limit:
+            self._made.popitem(last=False)
 
+    def _abort(self, client: PoolClient) -> None:
+        """Sockets now; there is nothing else of a client that needs closing."""
+        pool = client.transport.pool
+        for name, value in asdict(pool.tally).items():
+            setattr(self._past, name, getattr(self._past, name) + value)
+        pool.tally = Tally()
+        pool.abort()
 
-async def _close(client: PoolClient) -> None:
-    try:
-        async with asyncio.timeout(CLOSE_S):
-            await client.aclose()
-    except Exception:
-        log.exception("a client did not close cleanly")
+    def _force(self, generation: int) -> None:
+        client, _ = self._draining.pop(generation)
+        self._forced += 1
+        self._abort(client)

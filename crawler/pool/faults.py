@@ -1,7 +1,8 @@
-"""What went wrong on the wire, said in the crawl's stable codes: one function.
+"""What went wrong on the wire, said in the crawl's stable codes.
 
-Owns: the mapping from httpcore's, the system's and OpenSSL's errors to FetchError.
-Does not own: what is done about it (`crawler.retry`), or the codes (`crawler.errors`).
+Owns: the mapping from the system's, the resolver's and OpenSSL's errors to FetchError.
+Does not own: what is done about it (`crawler.retry`), the codes (`crawler.errors`), what a
+parser finds wrong (`http1`, `core`).
 
 Invariants: whatever comes in, a FetchError comes out; a FetchError keeps its code; what
 is this machine's fault (`local`) is never charged to a domain.
@@ -13,92 +14,67 @@ import errno
 import socket
 import ssl
 
-import httpcore
-
 from crawler.errors import FetchError
 
-__all__ = ["EXHAUSTED", "fault"]
+__all__ = ["EXHAUSTED", "connect_fault", "glimpse", "tls_fault", "wire_fault"]
 
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 """The system has no descriptor or buffer left."""
 LOCAL = EXHAUSTED | {errno.EADDRNOTAVAIL}
-HTTPCORE = (
-    httpcore.NetworkError,
-    httpcore.TimeoutException,
-    httpcore.ProtocolError,
-    httpcore.ProxyError,
-)
 BROKEN = frozenset((errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED))
+GLIMPSE = 40
+"""Bytes of a strange answer that a message shows."""
 
 
-def fault(error: BaseException, *, in_body: bool, url: str = "") -> FetchError:
-    """The FetchError that `error` means; `in_body`: the head had been read already."""
+def connect_fault(error: BaseException) -> FetchError:
+    """What a connect, or the look-up of its name, died of."""
     if isinstance(error, FetchError):
-        return FetchError(error.code, str(error.args[0]), url=error.url or url)
-    code, message = _explain(error, in_body=in_body)
-    return FetchError(code, message, url=url)
+        return error
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.errno in LOCAL:
+        code = "local"
+    elif isinstance(error, socket.gaierror):
+        code = "dns"
+    elif isinstance(error, ConnectionRefusedError):
+        code = "connect-refused"
+    elif isinstance(error, OSError) and error.errno in BROKEN:
+        code = "reset"
+    else:
+        code = "connect"
+    return _caused(FetchError(code, text), error)
 
 
-def _explain(error: BaseException, *, in_body: bool) -> tuple[str, str]:
-    root = _root(error)
-    text = str(root) or type(root).__name__
-    if isinstance(root, ssl.SSLCertVerificationError):
-        return "tls", f"certificate refused: {root.verify_message}"
-    if isinstance(error, httpcore.TimeoutException):
-        return _timeout(error, text, in_body=in_body)
-    if isinstance(root, OSError) and root.errno in LOCAL:
-        return "local", text
-    if isinstance(error, httpcore.ConnectError):
-        return _connect(root, text)
-    if isinstance(error, httpcore.ProxyError):
-        return "connect", f"the proxy refused the tunnel: {text}"
-    if isinstance(error, httpcore.RemoteProtocolError):
-        return _protocol(text, in_body=in_body)
-    if isinstance(error, (httpcore.LocalProtocolError, httpcore.UnsupportedProtocol)):
-        return "bad-request", text
-    if isinstance(root, ssl.SSLError) and not isinstance(root, ssl.SSLEOFError):
-        return "tls", f"broken TLS: {root.reason or text}"
-    return "reset", text
+def tls_fault(error: BaseException, host: str) -> FetchError:
+    """What a handshake with `host` died of; says which check failed."""
+    if isinstance(error, FetchError):
+        return error
+    if isinstance(error, ssl.SSLCertVerificationError):
+        found = FetchError("tls", f"certificate refused: {error.verify_message}")
+    elif isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        found = FetchError("tls", f"the handshake failed: {error.reason or error}")
+    elif isinstance(error, OSError) and error.errno in LOCAL:
+        found = FetchError("local", str(error))
+    else:
+        found = FetchError("tls", f"{host} closed the connection during the handshake")
+    return _caused(found, error)
 
 
-def _timeout(error: httpcore.TimeoutException, text: str, *, in_body: bool) -> tuple[str, str]:
-    if isinstance(error, httpcore.ConnectTimeout):
-        return "connect-timeout", text
-    if isinstance(error, httpcore.WriteTimeout):
-        return "write-timeout", text
-    if isinstance(error, httpcore.PoolTimeout):
-        return "pool-timeout", "no connection inside the pool although its lease was held"
-    return ("read-timeout" if in_body else "head-timeout"), text
+def wire_fault(error: BaseException) -> FetchError:
+    """What an open connection died of."""
+    if isinstance(error, FetchError):
+        return error
+    text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        return _caused(FetchError("tls", f"broken TLS: {error.reason or text}"), error)
+    code = "local" if isinstance(error, OSError) and error.errno in LOCAL else "reset"
+    return _caused(FetchError(code, text), error)
 
 
-def _connect(root: BaseException, text: str) -> tuple[str, str]:
-    if isinstance(root, socket.gaierror):
-        return "dns", text
-    if isinstance(root, ssl.SSLError):
-        return "tls", f"the handshake failed: {root.reason or text}"
-    if isinstance(root, ConnectionRefusedError):
-        return "connect-refused", text
-    if isinstance(root, OSError) and root.errno in BROKEN:
-        return "reset", text
-    return "connect", text
+def glimpse(data: bytes) -> str:
+    """The first bytes of what came instead of HTTP, safe to print."""
+    return repr(data[:GLIMPSE])[1:] + ("…" if len(data) > GLIMPSE else "")
 
 
-def _protocol(text: str, *, in_body: bool) -> tuple[str, str]:
-    if "Receive buffer too long" in text:
-        return "too-large", "a head or chunk line passed 65536 bytes (head.bytes)"
-    if text.startswith("Server disconnected"):
-        return "reset", "the server closed the connection without an answer"
-    is_short = "without sending complete message" in text or "incomplete chunked" in text
-    return ("truncated" if in_body and is_short else "protocol"), text
-
-
-def _root(error: BaseException) -> BaseException:
-    """The error beneath httpcore's, which keeps it as first argument (its pool erases
-    `__cause__`), else as cause."""
-    while isinstance(error, HTTPCORE):
-        inner = error.args[0] if error.args else None
-        beneath = inner if isinstance(inner, BaseException) else error.__cause__
-        if beneath is None or isinstance(beneath, TimeoutError):
-            break
-        error = beneath
-    return error
+def _caused(found: FetchError, by: BaseException) -> FetchError:
+    found.__cause__ = by
+    return found

@@ -1,237 +1,152 @@
-"""One connection as bytes: asyncio's protocol and httpcore's stream in one object.
+"""A link that is read and written by awaiting, each time with a timeout of its own.
 
-Owns: reading, writing, TLS, closing, the timeouts of each.
-Does not own: connecting and tokens (`backend`), HTTP (`connection`).
+Owns: the way bytes go between the loop and httpcore. Does not own: HTTP (`core`, httpcore
+and what it is built on).
 
-Invariants: an idle stream is read by the loop, so that a peer's FIN, or bytes nobody asked
-for, close it at once; closing never waits; the owner learns of the end exactly once.
+Invariants: a timeout is acted upon only after the loop has looked at the socket once
+more; at most HIGH_WATER bytes wait unread; a stream that TLS cut off is never taken for
+one that ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING
 
 import httpcore
 
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable
+from crawler.errors import FetchError
+from crawler.pool.link import Link
 
-__all__ = ["Stream", "StreamOwner"]
+if TYPE_CHECKING:
+    from crawler.pool.call import Origin
+    from crawler.pool.channel import ChannelOwner
+    from crawler.pool.deadlines import RateFloor
+    from crawler.pool.link import Home
+
+__all__ = ["Stream", "Unlocked"]
 
 HIGH_WATER = 256 * 1024
 """Unread bytes at which a stream stops reading from its socket."""
+SECOND_LOOK_S = 0.001
+FIRST_BYTES = 64
 
 
-class StreamOwner(Protocol):
-    """Who is told what becomes of a stream."""
+class Stream(Link):
+    """A link with the two verbs httpcore needs. They raise httpcore's errors."""
 
-    connect_s: float
-
-    def closing(self, stream: Stream) -> None:
-        """Closed by us; the descriptor lasts until `lost`."""
-        ...
-
-    def lost(self, stream: Stream) -> None:
-        """The descriptor is closed. May be told again."""
-        ...
-
-
-class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
-    """One connection: the loop's protocol and httpcore's stream in one object."""
-
-    def __init__(self, backend: StreamOwner) -> None:
-        self._backend = backend
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._socket_transport: asyncio.Transport | None = None
-        self._data = bytearray()
-        self._is_eof = False
+    def __init__(self, owner: ChannelOwner, home: Home, origin: Origin) -> None:
+        super().__init__(owner, home, origin)
+        self._is_cut = False
         self._is_held = False
-        self._error: Exception | None = None
-        self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
-        self._is_full = False
         self._read_by = 0.0
+        self._all_by: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.connect_s = 0.0
-        """Seconds the connection took, TLS included."""
-        self.received = 0
-        """Bytes read from the peer, after TLS."""
-        self.idle_at: float | None = None
-        """Instant since which it has been idle; None: in use."""
-        self.is_closed = False
-        """True once it can no longer be used; its descriptor may last one loop turn."""
-        self.on_lost: Callable[[Stream], None] | None = None
-        """Called once, when the descriptor is closed."""
-
-    def __repr__(self) -> str:
-        state = "closed" if self.is_closed else "idle" if self.idle_at is not None else "open"
-        return f"<Stream {state}, {self.received} bytes received>"
+        self._is_second_look = False
+        self.floor: RateFloor | None = None
+        """How slowly bytes may come while somebody waits for them; None: as they like."""
+        self.first_bytes = b""
+        """What the present answer began with, for messages."""
 
     # The loop's side
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is connected."""
-        self._transport = self._socket_transport = cast("asyncio.Transport", transport)
-        if self.is_closed:
-            self._transport.abort()
-
     def data_received(self, data: bytes) -> None:
-        """Bytes came; on an idle connection nobody asked for them."""
-        self.received += len(data)
-        if self.idle_at is not None:
-            self.close()
-            return
-        self._data += data
-        if len(self._data) > HIGH_WATER and not self._is_held:
+        """Bytes came."""
+        super().data_received(data)
+        self._wake_writer()
+        if len(self._raw) > HIGH_WATER and not self._is_held and self._transport is not None:
             self._is_held = True
-            assert self._transport is not None
             self._transport.pause_reading()
-        self._wake_reader()
 
     def eof_received(self) -> None:
-        """The peer will send no more: asyncio closes the transport after this."""
-        self._is_eof = True
-        if self.idle_at is not None:
-            self.close()
-        self._wake_reader()
+        """The peer will send no more."""
+        self._is_cut = not self._ended_cleanly()
+        super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The descriptor is closed: the token goes back."""
-        self._error = self._error or exc
-        self._is_eof = True
-        self._end()
-        self._wake_reader()
+        """The descriptor is closed."""
+        if not self._is_eof and self.extra("ssl_object") is not None:
+            self._is_cut = True
+        super().connection_lost(exc)
         self._wake_writer()
-        self._backend.lost(self)
-
-    def pause_writing(self) -> None:
-        """The peer does not read as fast as we write."""
-        self._is_full = True
 
     def resume_writing(self) -> None:
         """The write buffer has room again."""
-        self._is_full = False
+        super().resume_writing()
         self._wake_writer()
 
     # httpcore's side
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """What has come, waiting for the first byte; empty: the peer has ended."""
-        if not self._data:
+    def read_by(self, within: float | None) -> None:
+        """All reads from now on end within that many seconds together; None: each alone."""
+        self._all_by = None if within is None else self._loop.time() + within
+
+    async def receive(self, max_bytes: int, timeout: float | None) -> bytes:
+        """What has come, waiting for the first byte; empty: the peer has ended.
+
+        Raises FetchError (`truncated`) where TLS was cut off.
+        """
+        if not self._raw:
+            await self._wait_for_data(timeout)
+        if not self._raw:
             if self._error is not None:
                 raise httpcore.ReadError(self._error)
-            if self._is_eof or self.is_closed:
-                return b""
-            await self._wait_for_data(timeout)
-            if not self._data and self._error is not None:
-                raise httpcore.ReadError(self._error)
-        if len(self._data) <= max_bytes:
-            data = bytes(self._data)
-            self._data.clear()
-        else:
-            data = bytes(self._data[:max_bytes])
-            del self._data[:max_bytes]
-        if self._is_held and len(self._data) <= HIGH_WATER // 2 and not self.is_closed:
+            if self._is_cut:
+                raise FetchError("truncated", "TLS was cut off without its closing alert")
+            return b""
+        data = bytes(self._raw[:max_bytes])
+        del self._raw[:max_bytes]
+        if len(self.first_bytes) < FIRST_BYTES:
+            self.first_bytes += data[:FIRST_BYTES]
+            if not b"HTTP/".startswith(self.first_bytes.lstrip()[:5]):
+                raise httpcore.RemoteProtocolError("no status line")
+        if self._is_held and len(self._raw) <= HIGH_WATER // 2 and not self.is_closed:
             self._is_held = False
             assert self._transport is not None
             self._transport.resume_reading()
+            if self.floor is not None:
+                self.floor.restart(self.now(), self.received)
         return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    async def send(self, buffer: bytes, timeout: float | None) -> None:
         """Send, waiting while the peer does not read."""
         if not buffer:
             return
-        if self.is_closed or self._transport is None:
-            raise httpcore.WriteError(self._error or ConnectionResetError("closed by the peer"))
-        self._transport.write(buffer)
-        if self._is_full:
-            self._writer = self._loop.create_future()
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._writer
-            except TimeoutError as error:
-                raise httpcore.WriteTimeout(f"not sent in {timeout} s") from error
-            if self._error is not None:
-                raise httpcore.WriteError(self._error)
-
-    async def aclose(self) -> None:
-        """Close; idempotent, never waits."""
-        self.close()
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> Stream:
-        """Go on under TLS, on this same stream; closed when the handshake fails."""
-        begun = time.monotonic()
-        assert self._transport is not None
-        if self._data:
-            self.close()
-            early = httpcore.RemoteProtocolError("bytes came before the TLS handshake")
-            raise httpcore.ConnectError(early)
+        try:
+            self.write(buffer)
+        except OSError as error:
+            raise httpcore.WriteError(error) from error
+        if not self._is_full:
+            return
+        self._writer = self._loop.create_future()
         try:
             async with asyncio.timeout(timeout):
-                self._transport = await self._loop.start_tls(
-                    self._transport, self, ssl_context, server_hostname=server_hostname
-                )
-        except BaseException as error:
-            self.close()
-            # No loop calls connection_lost for a handshake that failed: after the
-            # descriptor, which goes in this turn of the loop, the token goes.
-            self._loop.call_soon(self._backend.lost, self)
-            if isinstance(error, TimeoutError):
-                late = f"the TLS handshake took longer than {timeout} s"
-                raise httpcore.ConnectTimeout(late) from error
-            if isinstance(error, OSError):
-                raise httpcore.ConnectError(error) from error
-            raise
-        if self._transport is None:
-            raise httpcore.ConnectError(ConnectionResetError("closed during the TLS handshake"))
-        self._backend.connect_s += time.monotonic() - begun
-        self.connect_s += time.monotonic() - begun
-        return self
+                await self._writer
+            if self._raw:
+                raise httpcore.WriteError("answered before the request had left")
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(f"the server took nothing for {timeout} s") from error
+        finally:
+            self._writer = None
+        if self._error is not None:
+            raise httpcore.WriteError(self._error)
 
-    def get_extra_info(self, info: str) -> Any:
-        """httpcore's names: ssl_object, client_addr, server_addr, socket, is_readable."""
-        if info == "is_readable":
-            return self.is_closed or bool(self._data) or self._is_eof
-        names = {"client_addr": "sockname", "server_addr": "peername"}
-        if self._transport is None:
-            return None
-        return self._transport.get_extra_info(names.get(info, info))
-
-    # The pool's side
-
-    def close(self) -> None:
-        """Close now, without waiting and without flushing; idempotent."""
-        if self.is_closed:
-            return
-        self._end()
-        self._backend.closing(self)
-        if self._transport is not None:
-            self._transport.abort()
-        if self._socket_transport is not None:
-            self._socket_transport.abort()
-        self._wake_reader()
-        self._wake_writer()
+    # Inside
 
     def _end(self) -> None:
-        self.is_closed = True
-        self.idle_at = None
+        super()._end()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._wake_writer()
 
     async def _wait_for_data(self, timeout: float | None) -> None:
+        if self._is_eof or self.is_closed:
+            return
         self._reader = self._loop.create_future()
-        if timeout is not None:
-            self._expect_by(self._loop.time() + timeout)
+        if self._all_by is not None or timeout is not None:
+            self._expect_by(self._all_by or self._loop.time() + (timeout or 0.0))
         try:
             await self._reader
         except TimeoutError as error:
@@ -242,25 +157,43 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
     def _expect_by(self, deadline: float) -> None:
         """One timer serves many reads: when early, it sets itself anew."""
         self._read_by = deadline
+        self._is_second_look = False
+        look_at = self._look_at()
         if self._timer is not None:
-            if self._timer.when() <= deadline:
+            if self._timer.when() <= look_at:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._late)
+        self._timer = self._loop.call_at(look_at, self._late)
+
+    def _look_at(self) -> float:
+        ends_at = self.floor.ends_at if self.floor is not None else None
+        return self._read_by if ends_at is None else min(self._read_by, ends_at)
 
     def _late(self) -> None:
         self._timer = None
         if self._reader is None or self._reader.done():
             return
-        if self._loop.time() < self._read_by:
-            self._timer = self._loop.call_at(self._read_by, self._late)
+        now = self._loop.time()
+        if self.floor is not None and self.floor.is_too_slow(now, self.received):
+            self._reader.set_exception(FetchError("too-slow"))
+        elif now < self._read_by:
+            self._timer = self._loop.call_at(self._look_at(), self._late)
+        elif not self._is_second_look:
+            self._is_second_look = True
+            self._timer = self._loop.call_later(SECOND_LOOK_S, self._late)
         else:
             self._reader.set_exception(TimeoutError())
-
-    def _wake_reader(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
 
     def _wake_writer(self) -> None:
         if self._writer is not None and not self._writer.done():
             self._writer.set_result(None)
+
+
+class Unlocked:
+    """A lock for state that is never changed across an await."""
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, *_: object) -> None:
+        return None

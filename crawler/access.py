@@ -1,0 +1,181 @@
+"""How a domain is reached: which client, through which proxy, from which address.
+
+Owns: the way from settings to client keys, the turn among several proxies, the check that
+what the settings ask for can be had here. Does not own: clients (`pool`), what a setting
+means and may be (`settings`), the health of a proxy (`proxies`).
+
+Invariants: a key is a function of the domain while the same runs are open; of several
+runs' wishes the most careful one holds; a proxy that is set and cannot be used never means
+a direct connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from crawler.errors import FetchError, SettingsError
+from crawler.pool import (
+    ClientCache,
+    ClientKey,
+    HeadLimits,
+    ProxyRoute,
+    Resolver,
+    SocketBudget,
+    TlsProfile,
+    raise_descriptor_limit,
+)
+from crawler.proxies import Rotation
+from crawler.units import masked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from crawler.proxies import ProxyStats
+    from crawler.settings import DomainSettings, Settings
+
+__all__ = ["Access", "AllRest", "NextProxy", "check", "open_clients", "without_credentials"]
+
+KNOWN = 10_000
+"""Domains whose key is kept ready."""
+
+
+def open_clients(settings: Settings, *, clock: Callable[[], float]) -> ClientCache:
+    """The client cache of a session; the process's descriptor limit is raised for it."""
+    raise_descriptor_limit()
+    pool, head = settings.pool, settings.head
+    return ClientCache(
+        pool.clients,
+        budget=SocketBudget(pool.sockets),
+        keepalive=pool.keepalive,
+        resolver=Resolver(overrides=settings.resolve),
+        transport=pool.transport,
+        limits=HeadLimits(head.bytes, head.fields, head.interim),
+        clock=clock,
+    )
+
+
+class AllRest(FetchError):
+    """Every proxy of a domain rests; `rest_s` seconds until the first may be tried again."""
+
+    def __init__(self, rest_s: float) -> None:
+        super().__init__("local", f"every proxy rests, the first one for {rest_s:.0f} s more")
+        self.rest_s = rest_s
+
+
+class NextProxy(FetchError):
+    """A proxy failed, and another one is well: the request goes through that, uncharged."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("proxy", message)
+
+    @property
+    def fault(self) -> str:
+        """Not the request's."""
+        return "local"
+
+
+class Access:
+    """Keys and proxies of a session. `wishes` gives what the open runs ask of a domain."""
+
+    def __init__(
+        self, settings: Settings, wishes: Callable[[str], Sequence[DomainSettings]]
+    ) -> None:
+        tls = settings.tls
+        self._tls = TlsProfile(
+            ca_file=tls.ca_file, client_cert=tls.client_cert, minimum=tls.minimum
+        )
+        self._wishes = wishes
+        self._keys: OrderedDict[str, ClientKey] = OrderedDict()
+        self._rotations: dict[tuple[str, ...], Rotation] = {}
+
+    def __repr__(self) -> str:
+        return f"<Access {len(self._keys)} keys, {len(self._rotations)} rotations>"
+
+    def key(self, domain: str) -> ClientKey:
+        """Whose client serves the domain, but where one of several proxies has its turn, or a
+        request names its own."""
+        key = self._keys.get(domain)
+        if key is None:
+            key = self._keys[domain] = self._made(domain)
+            if len(self._keys) > KNOWN:
+                self._keys.popitem(last=False)
+        return key
+
+    def forget_keys(self) -> None:
+        """A run has begun or ended: other wishes hold."""
+        self._keys.clear()
+
+    def proxy(self, proxies: tuple[str, ...]) -> str:
+        """The next of several proxies. Raises AllRest when none may be tried now."""
+        if len(proxies) == 1:
+            return proxies[0]
+        now = asyncio.get_running_loop().time()
+        picked = self._rotation(proxies).pick(now)
+        if picked.proxy is None:
+            raise AllRest(max(0.0, (picked.until or now) - now))
+        return picked.proxy
+
+    def has_ready(self, proxies: tuple[str, ...]) -> bool:
+        """Whether one of several may be tried now."""
+        now = asyncio.get_running_loop().time()
+        return len(proxies) > 1 and self._rotation(proxies).has_ready(now)
+
+    def heard(self, proxies: tuple[str, ...], proxy: str, *, has_failed: bool) -> None:
+        """What became of a request through one of several proxies."""
+        if len(proxies) == 1:
+            return
+        if has_failed:
+            self._rotation(proxies).failed(proxy, asyncio.get_running_loop().time())
+        else:
+            self._rotation(proxies).worked(proxy)
+
+    def stats(self) -> tuple[ProxyStats, ...]:
+        """The proxies of all rotations, credentials masked."""
+        return tuple(one for rotation in self._rotations.values() for one in rotation.stats())
+
+    def _rotation(self, proxies: tuple[str, ...]) -> Rotation:
+        """One for all domains with the same proxies: what rests, rests for all of them."""
+        if proxies not in self._rotations:
+            self._rotations[proxies] = Rotation(proxies)
+        return self._rotations[proxies]
+
+    def _made(self, domain: str) -> ClientKey:
+        wishes = self._wishes(domain)
+        proxies = {wish.proxies for wish in wishes}
+        only = next(iter(proxies)) if len(proxies) == 1 else ()
+        addresses = [wish.local_address for wish in wishes if wish.local_address is not None]
+        return ClientKey(
+            domain,
+            proxy=only[0] if len(only) == 1 else None,
+            tls=self._tls._replace(verify=any(wish.verify for wish in wishes)),
+            local_address=addresses[0] if addresses else None,
+            http2=all(wish.http2 for wish in wishes),
+        )
+
+
+def check(settings: Settings) -> None:
+    """Raises SettingsError for what cannot be had on this machine: a missing extra, a proxy
+    whose credentials its protocol cannot carry."""
+    groups = {"domain": settings.domain}
+    groups |= {f'domains."{name}"': group for name, group in settings.domains.items()}
+    for name, group in groups.items():
+        if group.http2 and find_spec("h2") is None:
+            raise SettingsError(
+                f"{name}.http2 needs the package h2", hint='pip install "poolcrawl[http2]"'
+            )
+        for proxy in group.proxies:
+            try:
+                ProxyRoute.parse(proxy)
+            except SettingsError as error:
+                raise SettingsError(
+                    f"{name}.proxies: {masked(proxy)}: {error}", hint=error.hint
+                ) from error
+
+
+def without_credentials(proxy: str) -> str:
+    """A proxy's URL as rows show it."""
+    scheme, _, rest = proxy.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].rstrip('/')}"

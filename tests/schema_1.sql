@@ -1,0 +1,88 @@
+-- A database of schema version 1, as that version wrote it: an ended run, and one cut off.
+PRAGMA application_id = 1886351212;
+PRAGMA user_version = 1;
+BEGIN TRANSACTION;
+CREATE TABLE "_sqlite_migrations" (
+   "id" INTEGER PRIMARY KEY,
+   "migration_set" TEXT,
+   "name" TEXT,
+   "applied_at" TEXT
+);
+INSERT INTO "_sqlite_migrations" VALUES(1,'storage','0001-tables','2026-11-20 16:18:19.494781+00:00');
+CREATE TABLE domain (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, owner TEXT, epoch INTEGER NOT NULL DEFAULT 0, lease_until REAL);
+INSERT INTO "domain" VALUES(1,'a.test',NULL,1,1200060.0);
+INSERT INTO "domain" VALUES(2,'b.test','w',1,1300060.0);
+CREATE TABLE fetch_log (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, request INTEGER, domain INTEGER, url TEXT, attempt INTEGER, status INTEGER, error TEXT, decision, started_at REAL, wait_s REAL, connect_s REAL, ttfb_s REAL, total_s REAL, bytes_received INTEGER, reused INTEGER, proxy TEXT);
+INSERT INTO "fetch_log" VALUES(1,1,1,1,NULL,1,200,NULL,0,1200000.0,0.5,0.125,0.25,1.0,100,0,NULL);
+INSERT INTO "fetch_log" VALUES(2,1,2,1,NULL,1,301,NULL,1,1200000.0,0.5,NULL,0.25,1.0,100,1,NULL);
+INSERT INTO "fetch_log" VALUES(3,1,3,1,NULL,1,200,NULL,0,1200000.0,0.5,NULL,0.25,1.0,100,1,NULL);
+INSERT INTO "fetch_log" VALUES(4,1,4,1,NULL,1,503,NULL,2,1200000.0,0.5,NULL,0.25,1.0,100,1,'p');
+INSERT INTO "fetch_log" VALUES(5,2,7,2,NULL,1,NULL,'connect-refused',2,1300001.0,0.5,NULL,NULL,1.0,0,NULL,NULL);
+INSERT INTO "fetch_log" VALUES(6,2,7,2,NULL,2,200,NULL,0,1300001.0,0.5,0.25,0.5,1.0,50,0,NULL);
+INSERT INTO "fetch_log" VALUES(7,2,8,2,NULL,1,NULL,'dns',3,1300001.0,0.5,NULL,NULL,1.0,0,NULL,NULL);
+INSERT INTO "fetch_log" VALUES(8,2,8,2,NULL,1,NULL,'reset',3,1300001.0,0.5,NULL,NULL,1.0,0,1,NULL);
+CREATE TABLE item_table (name TEXT PRIMARY KEY COLLATE NOCASE, key TEXT);
+INSERT INTO "item_table" VALUES('things',NULL);
+CREATE TABLE problem (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, request INTEGER, domain INTEGER, at REAL, code TEXT NOT NULL, message TEXT, detail TEXT);
+INSERT INTO "problem" VALUES(1,1,3,1,1200060.0,'callback','boom','line 1');
+INSERT INTO "problem" VALUES(2,2,8,2,1300003.0,'dns','',NULL);
+CREATE TABLE req (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, domain INTEGER NOT NULL, fp BLOB NOT NULL, state INTEGER NOT NULL, priority INTEGER NOT NULL, depth INTEGER NOT NULL, attempts INTEGER NOT NULL, not_before REAL, url TEXT NOT NULL, method TEXT, payload TEXT, parent INTEGER, redirect_of INTEGER, reason TEXT, discovered_at REAL NOT NULL, finished_at REAL, UNIQUE (run, domain, fp));
+INSERT INTO "req" VALUES(1,1,1,X'00000000000000000000000000000000',2,0,0,0,NULL,'http://a.test/0',NULL,NULL,NULL,NULL,NULL,1200000.0,1200000.0);
+INSERT INTO "req" VALUES(2,1,1,X'01010101010101010101010101010101',2,0,0,0,NULL,'http://a.test/1',NULL,NULL,NULL,NULL,'redirected',1200000.0,1200001.0);
+INSERT INTO "req" VALUES(3,1,1,X'02020202020202020202020202020202',3,0,0,0,NULL,'http://a.test/2',NULL,NULL,NULL,NULL,'callback',1200000.0,1200060.0);
+INSERT INTO "req" VALUES(4,1,1,X'03030303030303030303030303030303',0,0,0,1,1200070.0,'http://a.test/3',NULL,NULL,NULL,NULL,NULL,1200000.0,NULL);
+INSERT INTO "req" VALUES(5,1,1,X'09090909090909090909090909090909',4,0,0,0,NULL,'http://a.test/9',NULL,NULL,1,NULL,'scope',1200000.0,1200000.0);
+INSERT INTO "req" VALUES(6,1,1,X'05050505050505050505050505050505',0,0,0,0,NULL,'http://a.test/5','POST',NULL,2,2,NULL,1200001.0,NULL);
+INSERT INTO "req" VALUES(7,2,2,X'00000000000000000000000000000000',2,0,0,1,NULL,'http://b.test/0',NULL,NULL,NULL,NULL,NULL,1300000.0,1300002.0);
+INSERT INTO "req" VALUES(8,2,2,X'01010101010101010101010101010101',3,0,0,1,NULL,'http://b.test/1',NULL,NULL,NULL,NULL,'dns',1300000.0,1300003.0);
+INSERT INTO "req" VALUES(9,2,2,X'02020202020202020202020202020202',0,0,0,0,NULL,'http://b.test/2',NULL,NULL,NULL,NULL,NULL,1300000.0,NULL);
+CREATE TABLE run (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, spider TEXT NOT NULL, state INTEGER NOT NULL, started_at REAL NOT NULL, finished_at REAL, seeded_at REAL, arguments TEXT NOT NULL, settings TEXT NOT NULL, code_hash TEXT NOT NULL, ended_by TEXT, stats TEXT NOT NULL DEFAULT '{}', pid INTEGER NOT NULL);
+INSERT INTO "run" VALUES(1,'books-1','books',1,1200000.0,1200062.0,1200000.0,'{}','{}','','waiting','{"clients_peak": 3, "evictions": 1}',0);
+INSERT INTO "run" VALUES(2,'books-2','books',0,1300000.0,NULL,1300000.0,'{}','{}','',NULL,'{}',0);
+CREATE TABLE run_domain (run INTEGER NOT NULL, domain INTEGER NOT NULL, queued INTEGER, waiting INTEGER, done INTEGER, redirected INTEGER, failed INTEGER, dropped INTEGER, requests INTEGER, answered INTEGER, errors INTEGER, retries INTEGER, new_connections INTEGER, reused_connections INTEGER, bytes_received INTEGER, items INTEGER, duplicates INTEGER, wait_s REAL, connect_s REAL, ttfb_s REAL, total_s REAL, connections INTEGER NOT NULL DEFAULT 0, state TEXT, next_at REAL, delay REAL, concurrency INTEGER, PRIMARY KEY (run, domain)) WITHOUT ROWID;
+INSERT INTO "run_domain" VALUES(1,1,2,1,2,1,1,1,4,4,1,1,1,3,400,1,1,2.0,0.125,1.0,4.0,2,'throttled',1200009.0,1.5,2);
+INSERT INTO "run_domain" VALUES(2,2,1,0,1,0,1,0,4,1,1,1,1,1,50,1,0,2.0,0.25,0.5,4.0,4,'ok',NULL,1.0,1);
+CREATE TABLE tally (run INTEGER NOT NULL, domain INTEGER NOT NULL, kind INTEGER NOT NULL, code NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (run, domain, kind, code)) WITHOUT ROWID;
+INSERT INTO "tally" VALUES(1,0,5,20000,2);
+INSERT INTO "tally" VALUES(1,0,6,20001,1);
+INSERT INTO "tally" VALUES(1,1,0,200,2);
+INSERT INTO "tally" VALUES(1,1,0,301,1);
+INSERT INTO "tally" VALUES(1,1,0,503,1);
+INSERT INTO "tally" VALUES(1,1,1,'callback',1);
+INSERT INTO "tally" VALUES(1,1,3,'scope',1);
+INSERT INTO "tally" VALUES(1,1,4,8,4);
+INSERT INTO "tally" VALUES(2,0,5,21666,1);
+INSERT INTO "tally" VALUES(2,0,6,21666,1);
+INSERT INTO "tally" VALUES(2,2,0,200,1);
+INSERT INTO "tally" VALUES(2,2,1,'dns',1);
+INSERT INTO "tally" VALUES(2,2,2,'connect-refused',1);
+INSERT INTO "tally" VALUES(2,2,2,'dns',1);
+INSERT INTO "tally" VALUES(2,2,2,'reset',1);
+INSERT INTO "tally" VALUES(2,2,4,9,1);
+CREATE TABLE "things" (_run TEXT NOT NULL, _request INTEGER, _ordinal INTEGER, "x", UNIQUE (_run, _request, _ordinal));
+INSERT INTO "things" VALUES('books-1',1,0,1);
+INSERT INTO "things" VALUES('books-2',7,0,2);
+CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name"
+    ON "_sqlite_migrations" ("migration_set", "name");
+CREATE INDEX domain_owner ON domain(owner) WHERE owner IS NOT NULL;
+CREATE INDEX req_ready ON req(run, domain, priority DESC, id) WHERE state = 0 AND not_before IS NULL;
+CREATE INDEX req_waiting ON req(run, not_before, domain) WHERE state = 0 AND not_before IS NOT NULL;
+CREATE INDEX req_sent ON req(run, domain) WHERE state = 1;
+CREATE INDEX req_origin ON req(run, domain) WHERE depth = 0;
+CREATE INDEX run_domain_queued ON run_domain(run, domain) WHERE queued > 0;
+CREATE INDEX problem_code ON problem(run, domain, code);
+CREATE VIEW runs AS SELECT name AS id, spider, CASE state WHEN 0 THEN 'running' WHEN 1 THEN 'waiting' WHEN 2 THEN 'interrupted' WHEN 3 THEN 'finished' WHEN 4 THEN 'failed' ELSE state END AS state, started_at, finished_at, seeded_at, arguments, settings, code_hash, ended_by FROM run;
+CREATE VIEW requests AS SELECT q.id, run.name AS run, q.url, coalesce(q.method, 'GET') AS method, domain.name AS domain, CASE q.state WHEN 0 THEN 'queued' WHEN 1 THEN 'sent' WHEN 2 THEN 'done' WHEN 3 THEN 'failed' WHEN 4 THEN 'dropped' ELSE q.state END AS state, q.reason, q.priority, q.depth, q.attempts, q.not_before, q.parent, q.redirect_of, q.discovered_at, q.finished_at, q.payload FROM req q JOIN run ON run.id = q.run JOIN domain ON domain.id = q.domain;
+CREATE VIEW fetches AS SELECT f.id, run.name AS run, f.request, domain.name AS domain, coalesce(f.url, q.url) AS url, f.attempt, f.status, f.error, CASE f.decision WHEN 0 THEN 'deliver' WHEN 1 THEN 'redirect' WHEN 2 THEN 'retry' WHEN 3 THEN 'give-up' WHEN 4 THEN 'robots' ELSE f.decision END AS decision, f.started_at, f.wait_s, f.connect_s, f.ttfb_s, f.total_s, f.bytes_received, f.reused, f.proxy FROM fetch_log f JOIN run ON run.id = f.run LEFT JOIN domain ON domain.id = f.domain LEFT JOIN req q ON q.id = f.request;
+CREATE VIEW domains AS SELECT run.name AS run, domain.name AS domain, coalesce(q.state, 'ok') AS state, q.queued, q.done, q.failed, q.dropped, q.waiting, q.next_at, coalesce(q.delay, 0.0) AS delay, coalesce(q.concurrency, 1) AS concurrency, q.requests, q.new_connections, q.reused_connections FROM run_domain q JOIN run ON run.id = q.run JOIN domain ON domain.id = q.domain;
+CREATE VIEW v_runs AS SELECT r.name AS id, r.spider, CASE r.state WHEN 0 THEN 'running' WHEN 1 THEN 'waiting' WHEN 2 THEN 'interrupted' WHEN 3 THEN 'finished' WHEN 4 THEN 'failed' ELSE r.state END AS state, r.started_at, round(coalesce(r.finished_at, (julianday('now') - 2440587.5) * 86400.0) - r.started_at, 3) AS seconds, coalesce(s.queued, 0) AS queued, coalesce(s.done, 0) AS done, coalesce(s.redirected, 0) AS redirected, coalesce(s.failed, 0) AS failed, coalesce(s.dropped, 0) AS dropped, coalesce(s.requests, 0) AS requests, coalesce(s.retries, 0) AS retries, coalesce(s.errors, 0) AS errors, coalesce(s.items, 0) AS items, coalesce(s.duplicates, 0) AS duplicates, coalesce(s.bytes_received, 0) AS bytes_received, coalesce(s.new_connections, 0) AS new_connections, coalesce(s.reused_connections, 0) AS reused_connections, coalesce(s.done - s.redirected, 0) AS pages, coalesce(round(1.0 * s.reused_connections / max(s.reused_connections + s.new_connections, 1), 4), 0.0) AS reuse, json_extract(r.stats, '$.clients_peak') AS clients_peak, json_extract(r.stats, '$.evictions') AS evictions, r.ended_by FROM run r LEFT JOIN (SELECT run, sum(queued) AS queued, sum(waiting) AS waiting, sum(done) AS done, sum(redirected) AS redirected, sum(failed) AS failed, sum(dropped) AS dropped, sum(requests) AS requests, sum(answered) AS answered, sum(errors) AS errors, sum(retries) AS retries, sum(new_connections) AS new_connections, sum(reused_connections) AS reused_connections, sum(bytes_received) AS bytes_received, sum(items) AS items, sum(duplicates) AS duplicates, sum(wait_s) AS wait_s, sum(connect_s) AS connect_s, sum(ttfb_s) AS ttfb_s, sum(total_s) AS total_s FROM run_domain GROUP BY run) s ON s.run = r.id;
+CREATE VIEW v_domains AS SELECT run.name AS run, domain.name AS domain, coalesce(q.state, 'ok') AS state, q.queued, q.done, q.failed, q.dropped, q.next_at, coalesce(q.delay, 0.0) AS delay, coalesce(q.concurrency, 1) AS concurrency, q.requests, q.new_connections, q.reused_connections, q.bytes_received, q.retries, q.errors, q.items, (SELECT coalesce(sum(n), 0) FROM tally t WHERE t.run = q.run AND t.domain = q.domain AND t.kind = 0 AND t.code BETWEEN 200 AND 299) AS s2xx, (SELECT coalesce(sum(n), 0) FROM tally t WHERE t.run = q.run AND t.domain = q.domain AND t.kind = 0 AND t.code BETWEEN 300 AND 399) AS s3xx, (SELECT coalesce(sum(n), 0) FROM tally t WHERE t.run = q.run AND t.domain = q.domain AND t.kind = 0 AND t.code BETWEEN 400 AND 499) AS s4xx, (SELECT coalesce(sum(n), 0) FROM tally t WHERE t.run = q.run AND t.domain = q.domain AND t.kind = 0 AND t.code BETWEEN 500 AND 599) AS s5xx, q.ttfb_s / nullif(q.answered, 0) AS mean_ttfb_s FROM run_domain q JOIN run ON run.id = q.run JOIN domain ON domain.id = q.domain;
+CREATE VIEW v_errors AS SELECT run.name AS run, domain.name AS domain, t.code, t.n AS count, p.at AS last_at, p.message, p.detail, q.url FROM tally t JOIN run ON run.id = t.run LEFT JOIN domain ON domain.id = t.domain LEFT JOIN problem p ON p.id = (SELECT max(id) FROM problem WHERE run = t.run AND domain = t.domain AND code = t.code) LEFT JOIN req q ON q.id = p.request WHERE t.kind = 1;
+CREATE VIEW v_queue AS SELECT run.name AS run, domain.name AS domain, q.queued, q.waiting, q.next_at FROM run_domain q JOIN run ON run.id = q.run JOIN domain ON domain.id = q.domain WHERE q.queued > 0;
+CREATE VIEW v_pools AS SELECT run.name AS run, domain.name AS domain, coalesce(q.concurrency, 1) AS concurrency, q.connections, q.requests, q.new_connections, q.reused_connections, round(1.0 * q.reused_connections / max(q.reused_connections + q.new_connections, 1), 4) AS reuse FROM run_domain q JOIN run ON run.id = q.run JOIN domain ON domain.id = q.domain WHERE q.requests > 0;
+CREATE VIEW v_slowest AS SELECT run.name AS run, domain.name AS domain, q.requests, q.ttfb_s / q.answered AS mean_ttfb_s, q.total_s / q.requests AS mean_total_s FROM run_domain q JOIN run ON run.id = q.run JOIN domain ON domain.id = q.domain WHERE q.answered > 0 ORDER BY mean_ttfb_s DESC;
+CREATE VIEW v_phases AS SELECT run.name AS run, sum(q.wait_s) AS wait_s, sum(q.connect_s) AS connect_s, sum(q.ttfb_s) AS ttfb_s, max(sum(q.total_s) - sum(q.connect_s) - sum(q.ttfb_s), 0.0) AS body_s, sum(q.total_s) AS total_s FROM run_domain q JOIN run ON run.id = q.run GROUP BY run.id;
+CREATE VIEW v_drops AS SELECT run.name AS run, domain.name AS domain, t.code AS reason, t.n AS count FROM tally t JOIN run ON run.id = t.run JOIN domain ON domain.id = t.domain WHERE t.kind = 3;
+CREATE VIEW v_throughput AS SELECT run.name AS run, t.code * 60 AS minute_at, sum(CASE t.kind WHEN 5 THEN t.n ELSE 0 END) AS pages, sum(CASE t.kind WHEN 6 THEN t.n ELSE 0 END) AS errors FROM tally t JOIN run ON run.id = t.run WHERE t.domain = 0 AND t.kind IN (5, 6) GROUP BY run.id, t.code;
+CREATE VIEW "things_latest" AS SELECT * FROM "things" WHERE _run = (SELECT name FROM run WHERE EXISTS (SELECT 1 FROM "things" t WHERE t._run = run.name) ORDER BY id DESC LIMIT 1);
+COMMIT;
