@@ -4,14 +4,16 @@ Owns: the way from settings to client keys, the turn among several proxies, the 
 what the settings ask for can be had here. Does not own: clients (`pool`), what a setting
 means and may be (`settings`), the health of a proxy (`proxies`).
 
-Invariants: a key is a function of the domain while the same runs are open; of several
-runs' wishes the most careful one holds; a proxy that is set and cannot be used never means
-a direct connection.
+Invariants: a domain's key changes only with the open runs and with the turn of its
+proxies; of several runs' wishes certificates are checked if one wants it, HTTP/2 is spoken
+if all do, the first local address counts; a proxy that is set and cannot be used never
+means a direct connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import OrderedDict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -36,7 +38,15 @@ if TYPE_CHECKING:
     from crawler.proxies import ProxyStats
     from crawler.settings import DomainSettings, Settings
 
-__all__ = ["Access", "AllRest", "NextProxy", "check", "open_clients", "without_credentials"]
+__all__ = [
+    "Access",
+    "AllRest",
+    "NextProxy",
+    "check",
+    "forwards",
+    "open_clients",
+    "without_credentials",
+]
 
 KNOWN = 10_000
 """Domains whose key is kept ready."""
@@ -58,15 +68,17 @@ def open_clients(settings: Settings, *, clock: Callable[[], float]) -> ClientCac
 
 
 class AllRest(FetchError):
-    """Every proxy of a domain rests; `rest_s` seconds until the first may be tried again."""
+    """Every proxy of a domain rests; `pause_s` seconds until the first may be tried again."""
 
     def __init__(self, rest_s: float) -> None:
         super().__init__("local", f"every proxy rests, the first one for {rest_s:.0f} s more")
-        self.rest_s = rest_s
+        self.pause_s = rest_s
 
 
 class NextProxy(FetchError):
     """A proxy failed, and another one is well: the request goes through that, uncharged."""
+
+    pause_s = 0.0
 
     def __init__(self, message: str) -> None:
         super().__init__("proxy", message)
@@ -88,49 +100,62 @@ class Access:
             ca_file=tls.ca_file, client_cert=tls.client_cert, minimum=tls.minimum
         )
         self._wishes = wishes
-        self._keys: OrderedDict[str, ClientKey] = OrderedDict()
+        self._keys: OrderedDict[str, tuple[ClientKey, Rotation | None]] = OrderedDict()
         self._rotations: dict[tuple[str, ...], Rotation] = {}
 
     def __repr__(self) -> str:
         return f"<Access {len(self._keys)} keys, {len(self._rotations)} rotations>"
 
     def key(self, domain: str) -> ClientKey:
-        """Whose client serves the domain, but where one of several proxies has its turn, or a
-        request names its own."""
-        key = self._keys.get(domain)
-        if key is None:
-            key = self._keys[domain] = self._made(domain)
+        """Whose client serves the domain next; where several proxies take turns, the next
+        one's, and where all of them rest, that of the first to wake."""
+        known = self._keys.get(domain)
+        if known is None:
+            known = self._keys[domain] = self._made(domain)
             if len(self._keys) > KNOWN:
                 self._keys.popitem(last=False)
-        return key
+        key, rotation = known
+        if rotation is None:
+            return key
+        return key._replace(proxy=rotation.peek(_now())[0])
+
+    def taken(self, domain: str) -> None:
+        """The domain's key has served for a lease: the next proxy's turn has come."""
+        rotation = self._keys[domain][1]
+        if rotation is not None:
+            rotation.pick(_now())
 
     def forget_keys(self) -> None:
         """A run has begun or ended: other wishes hold."""
         self._keys.clear()
 
-    def proxy(self, proxies: tuple[str, ...]) -> str:
-        """The next of several proxies. Raises AllRest when none may be tried now."""
+    def proxy(self, proxies: tuple[str, ...], leased: str | None) -> str:
+        """Which of a domain's proxies a request takes: the leased one, if it is of them.
+
+        Raises AllRest when none of several may be tried now.
+        """
         if len(proxies) == 1:
             return proxies[0]
-        now = asyncio.get_running_loop().time()
-        picked = self._rotation(proxies).pick(now)
-        if picked.proxy is None:
-            raise AllRest(max(0.0, (picked.until or now) - now))
-        return picked.proxy
-
-    def has_ready(self, proxies: tuple[str, ...]) -> bool:
-        """Whether one of several may be tried now."""
-        now = asyncio.get_running_loop().time()
-        return len(proxies) > 1 and self._rotation(proxies).has_ready(now)
+        rotation = self._rotation(proxies)
+        _, rest_s = rotation.peek(_now())
+        if rest_s > 0 and (leased is None or rotation.is_resting(leased, _now())):
+            raise AllRest(rest_s)
+        if leased in proxies and leased is not None:
+            return leased
+        return rotation.pick(_now()).proxy or proxies[0]
 
     def heard(self, proxies: tuple[str, ...], proxy: str, *, has_failed: bool) -> None:
         """What became of a request through one of several proxies."""
         if len(proxies) == 1:
             return
         if has_failed:
-            self._rotation(proxies).failed(proxy, asyncio.get_running_loop().time())
+            self._rotation(proxies).failed(proxy, _now())
         else:
             self._rotation(proxies).worked(proxy)
+
+    def has_ready(self, proxies: tuple[str, ...]) -> bool:
+        """Whether one of several may be tried now."""
+        return len(proxies) > 1 and self._rotation(proxies).has_ready(_now())
 
     def stats(self) -> tuple[ProxyStats, ...]:
         """The proxies of all rotations, credentials masked."""
@@ -142,18 +167,24 @@ class Access:
             self._rotations[proxies] = Rotation(proxies)
         return self._rotations[proxies]
 
-    def _made(self, domain: str) -> ClientKey:
+    def _made(self, domain: str) -> tuple[ClientKey, Rotation | None]:
+        """The key, and whose turn its proxy is; runs that want different proxies share a
+        direct client, and each of their requests is led through its own."""
         wishes = self._wishes(domain)
-        proxies = {wish.proxies for wish in wishes}
-        only = next(iter(proxies)) if len(proxies) == 1 else ()
+        proxies = wishes[0].proxies if len({wish.proxies for wish in wishes}) == 1 else ()
         addresses = [wish.local_address for wish in wishes if wish.local_address is not None]
-        return ClientKey(
+        key = ClientKey(
             domain,
-            proxy=only[0] if len(only) == 1 else None,
+            proxy=proxies[0] if proxies else None,
             tls=self._tls._replace(verify=any(wish.verify for wish in wishes)),
             local_address=addresses[0] if addresses else None,
             http2=all(wish.http2 for wish in wishes),
         )
+        return key, self._rotation(proxies) if len(proxies) > 1 else None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def check(settings: Settings) -> None:
@@ -166,6 +197,8 @@ def check(settings: Settings) -> None:
             raise SettingsError(
                 f"{name}.http2 needs the package h2", hint='pip install "poolcrawl[http2]"'
             )
+        if group.local_address is not None:
+            _check_local_address(name, group.local_address)
         for proxy in group.proxies:
             try:
                 ProxyRoute.parse(proxy)
@@ -173,6 +206,23 @@ def check(settings: Settings) -> None:
                 raise SettingsError(
                     f"{name}.proxies: {masked(proxy)}: {error}", hint=error.hint
                 ) from error
+
+
+def _check_local_address(group: str, address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family) as sock:
+            sock.bind((address, 0))
+    except OSError as error:
+        raise SettingsError(
+            f"{group}.local_address {address} is no address of this machine: {error.strerror}",
+            hint="`ip address` shows those there are",
+        ) from error
+
+
+def forwards(proxy: str | None, url: str) -> bool:
+    """Whether the proxy reads and answers the request itself: plain http by an HTTP proxy."""
+    return proxy is not None and proxy.startswith("http") and url.startswith("http://")
 
 
 def without_credentials(proxy: str) -> str:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from crawler.access import forwards
 from crawler.errors import FetchError, UsageError
-from crawler.pool import BodyDecoder, Deadlines, parse_codings
+from crawler.pool import BodyDecoder, Deadlines, ProxyRoute, parse_codings
 from storage import FetchRow
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class Downloader:
         if key == lease.key:
             return lease
         try:
+            ProxyRoute.parse(proxy)
             if self._clients.may_lease(key):
                 other = self._clients.lease(key, connections)
                 lease.release()
@@ -206,7 +208,7 @@ class Downloader:
             outcome.ttfb_s = time.monotonic() - begun - (connection.connect_s or 0.0)
             outcome.headers = answer.headers
             outcome.status = answer.status
-            if answer.status == 407 and lease.key.proxy is not None:
+            if answer.status == 407 and forwards(lease.key.proxy, order.url):
                 raise FetchError("proxy", "the proxy refuses our credentials (407)")
             await self._read(answer, order, outcome)
         except FetchError as error:

@@ -23,7 +23,7 @@ from crawler.scheduler import Aside
 from crawler.urls import canonicalise
 from crawler.web.redirects import REDIRECTS, Hop, next_hop
 from crawler.web.robots import is_verdict, verdict_for
-from crawler.wire import response_of, rest_for
+from crawler.wire import response_of
 from storage import Commit
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Errands:
         if outcome.status is not None and is_verdict(outcome.status):
             pace.answered_in(outcome.ttfb_s)
         elif outcome.error is not None and outcome.error.fault == "local":
-            pace.rest(now, rest_for(outcome.error))
+            pace.rest(now, outcome.error.pause_s)
         else:
             pace.refused(
                 now, crawl.retry.rest_s(pace.failures + 1, now), outcome.code, outcome.message

@@ -132,6 +132,9 @@ CODES: dict[str, Code] = {
 class FetchError(CrawlerError):
     """A request that got no usable answer; `code` is one of CODES or `http-<status>`."""
 
+    pause_s = 1.0
+    """Seconds before it is tried again where it was nobody's fault."""
+
     def __init__(self, code: str, message: str = "", *, url: str = "") -> None:
         super().__init__(message or CODES[code].meaning)
         self.code = code

@@ -90,9 +90,23 @@ class Rotation:
         self._health[proxy].uses += 1
         return Picked(proxy, None)
 
+    def peek(self, now: float) -> tuple[str, float]:
+        """The proxy that is next, and the seconds until it may be picked; 0: now."""
+        if now >= self._wake_at:
+            self._wake(now)
+        if self._ready:
+            return next(iter(self._ready)), 0.0
+        soonest = min(self._health, key=lambda proxy: self._health[proxy].rests_until or 0.0)
+        return soonest, self._wake_at - now
+
     def has_ready(self, now: float) -> bool:
         """Whether `pick` would give one now."""
         return bool(self._ready) or now >= self._wake_at
+
+    def is_resting(self, proxy: str, now: float) -> bool:
+        """Whether it must not be tried now. Raises ValueError for one of another rotation."""
+        rests_until = self._known(proxy).rests_until
+        return rests_until is not None and now < rests_until
 
     def failed(self, proxy: str, now: float) -> None:
         """Let it rest. What fails while it rests was sent before: it rests no longer for it.

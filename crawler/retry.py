@@ -127,8 +127,7 @@ class Retry:
             return DELIVER
         failure = error or FetchError(f"http-{status}", f"the server answered {status}")
         if failure.fault == "local":
-            # "proxy" that is nobody's fault: another one is well, there is nothing to wait for.
-            return Requeue(at=now if failure.code == "proxy" else now + 1.0, spent=False)
+            return Requeue(at=now + failure.pause_s, spent=False)
         asked = retry_after_s(retry_after, now)
         is_domains = self._is_charged_to_domain(failure, status, asked)
         counted = max(attempt, failures + 1) if is_domains else attempt

@@ -57,9 +57,17 @@ def canonicalise(url: str) -> Target:
     return Target(
         url=canonical,
         origin=f"{scheme}://{authority}",
-        domain=authority,
+        domain=_domain(authority),
         fingerprint=fingerprint("GET", canonical),
     )
+
+
+def _domain(authority: str) -> str:
+    """Without the dot that ends a complete name: it is the same host (RFC 1034 §3.1)."""
+    if not authority.endswith(".") and ".:" not in authority:
+        return authority
+    host, colon, port = authority.partition(":")
+    return f"{host.rstrip('.') or host}{colon}{port}"
 
 
 def fingerprint(method: str, url: str, body: bytes = b"", key: str = "") -> bytes:

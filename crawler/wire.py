@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from crawler.access import AllRest, NextProxy, without_credentials
+from crawler.access import AllRest, NextProxy, forwards, without_credentials
 from crawler.downloader import Order, Outcome
 from crawler.errors import FetchError
 from crawler.request import encode_body
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from crawler.web.redirects import Hop
     from storage import DomainRow
 
-__all__ = ["Slot", "Wire", "response_of", "rest_for"]
+__all__ = ["Slot", "Wire", "response_of"]
 
-SHORT_REST_S = 1.0
-"""After a shortage of this machine's own."""
+SILENT = frozenset(("reset", "protocol", "head-timeout"))
+"""Ends of a request before any answer."""
 
 
 class Slot:
@@ -89,7 +89,9 @@ class Wire:
 
     def take(self, domain: Domain) -> Slot:
         """The slot that the scheduler has just granted, with the domain's client."""
-        return Slot(domain, self._downloader.lease(domain.name, domain.pace.limit), self._off)
+        lease = self._downloader.lease(domain.name, domain.pace.limit)
+        self._access.taken(domain.name)
+        return Slot(domain, lease, self._off)
 
     async def send(
         self,
@@ -134,15 +136,17 @@ class Wire:
         return outcome
 
     async def _through_one_of(self, slot: Slot, order: Order, proxies: tuple[str, ...]) -> Outcome:
-        """The next of several proxies; where it fails and another is well, nothing is charged."""
+        """One of a domain's proxies; where it fails and another is well, nothing is charged."""
         try:
-            proxy = self._access.proxy(proxies)
+            proxy = self._access.proxy(proxies, slot.lease.key.proxy)
         except AllRest as error:
             return Outcome(error=error)
         outcome = await self._through(slot, order, proxy)
-        has_failed = outcome.code == "proxy"
-        self._access.heard(proxies, proxy, has_failed=has_failed)
-        if has_failed and self._access.has_ready(proxies):
+        if outcome.code == "proxy" or _is_suspect(outcome, proxy, order):
+            self._access.heard(proxies, proxy, has_failed=True)
+        elif outcome.connection is not None:
+            self._access.heard(proxies, proxy, has_failed=False)
+        if outcome.code == "proxy" and self._access.has_ready(proxies):
             outcome.error = NextProxy(outcome.message)
         return outcome
 
@@ -154,7 +158,7 @@ class Wire:
         elif outcome.error is None:
             domain.pace.answered_in(outcome.ttfb_s)
         elif outcome.error.fault == "local":
-            domain.pace.rest(now, rest_for(outcome.error))
+            domain.pace.rest(now, outcome.error.pause_s)
 
     def pace_row(self, domain: Domain, outcome: Outcome) -> DomainRow:
         """What is known of a domain now, for the store."""
@@ -172,11 +176,9 @@ class Wire:
         self._woke()
 
 
-def rest_for(error: FetchError) -> float:
-    """Seconds that a shortage of this machine's own, or of its proxies, rests a domain."""
-    if isinstance(error, NextProxy):
-        return 0.0
-    return error.rest_s if isinstance(error, AllRest) else SHORT_REST_S
+def _is_suspect(outcome: Outcome, proxy: str, order: Order) -> bool:
+    """A proxy that forwards and gives no answer may be at fault: another one is tried next."""
+    return outcome.connection is None and outcome.code in SILENT and forwards(proxy, order.url)
 
 
 def response_of(request: Request, url: str, outcome: Outcome, depth: int) -> Response:

@@ -94,6 +94,8 @@ class BoundedPool:
             try:
                 answer = await link.exchange(call, head, begun)
             except FetchError as error:
+                if self._is_closed:
+                    raise _closed() from error
                 if error.code != "reset" or replays or not self._may_replay(link, call, error):
                     raise
             else:
@@ -113,15 +115,13 @@ class BoundedPool:
 
         To be called only while nobody uses the pool. The number of such orphans.
         """
-        orphans = [
-            link
-            for host in self._hosts.values()
-            for link in host.links
-            if link.idle_at is None and not link.is_closed
-        ]
-        for link in orphans:
-            link.abort()
-        return len(orphans)
+        orphans = 0
+        for host in self._hosts.values():
+            for link in host.links:
+                if link.idle_at is None and not link.is_closed:
+                    orphans += 1
+                    link.abort()
+        return orphans
 
     def abort(self) -> None:
         """Close every socket now; no request is taken any more. Idempotent."""
@@ -261,6 +261,8 @@ class BoundedPool:
                     link = await self._wait(host, call, is_full=is_full)
                     if link is not None:
                         return link
+                    if self._is_closed:
+                        raise _closed()
                 else:
                     self._go_alone(host, call)
                 return await self._open(host, call)

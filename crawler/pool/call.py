@@ -64,7 +64,7 @@ class Origin(NamedTuple):
     domain: str
     """The host, with its port when that is not the scheme's own; brackets kept."""
     authority: bytes
-    """`domain` for the Host header."""
+    """The same for the Host header, the dot after a complete name kept."""
 
 
 @lru_cache(maxsize=1024)
@@ -81,9 +81,10 @@ def origin_of(scheme: str, authority: str) -> Origin:
     port = int(found[2] or default)
     if not 0 < port < 65536:
         raise FetchError("bad-request", f"{port} is no port")
-    host = found[1].lower()
-    domain = host if port == default else f"{host}:{port}"
-    return Origin(scheme, host.strip("[]"), port, domain, domain.encode("ascii"))
+    named = found[1].lower()
+    host = named.rstrip(".")
+    tail = "" if port == default else f":{port}"
+    return Origin(scheme, host.strip("[]"), port, host + tail, f"{named}{tail}".encode("ascii"))
 
 
 class Call(NamedTuple):
@@ -135,6 +136,8 @@ class Answer(Protocol):
     """A response: its head is read, its body comes by iteration. Close it."""
 
     status: int
+    reason: bytes
+    """The words after the status; empty: none, as always in HTTP/2."""
     headers: Headers
     info: ConnectionInfo
 

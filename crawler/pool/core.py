@@ -86,6 +86,7 @@ class CoreAnswer:
         self.hint = NO_HINT
         self.is_lasting = True
         self.status = 0
+        self.reason = b""
         self.headers: Headers = []
         self.info: ConnectionInfo
         deadlines = call.deadlines
@@ -136,6 +137,7 @@ class CoreAnswer:
         """The head has come; the body is to follow."""
         self._response = response
         self.status, self.headers = response.status, list(response.headers)
+        self.reason = response.extensions.get("reason_phrase", b"")
         self._frame()
         self.info = self._told(response.extensions["http_version"].decode())
         self._body = aiter(_bytes_of(response))

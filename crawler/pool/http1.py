@@ -175,7 +175,9 @@ class Http1(Link):
             self._send(call, head, answer)
             await answer.head()
         except BaseException:
-            self.close()
+            # It may be whole, and the connection another request's, before this one wakes.
+            if self._answer is answer:
+                self.close()
             raise
         answer.info = self._told(answer, nth)
         return answer

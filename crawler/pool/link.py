@@ -52,6 +52,17 @@ class Home(Protocol):
 class Link(Channel):
     """A connection to an origin, or to the proxy that forwards to it."""
 
+    __slots__ = (
+        "_received_before",
+        "active",
+        "expires_at",
+        "home",
+        "idled_for",
+        "is_retired",
+        "origin",
+        "streams",
+    )
+
     def __init__(self, owner: ChannelOwner, home: Home, origin: Origin) -> None:
         super().__init__(owner)
         self.on_lost = home.lost

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Phase", "Reading"]
 
+LINE_ENDS = 16
+"""Bytes at the end of an answer in which line ends are looked for."""
 BODILESS = frozenset((204, 304))
 """Statuses without a body, whatever the head says (RFC 9112 §6.3); so is any to HEAD."""
 FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"keep-alive"))
@@ -48,11 +50,12 @@ class Reading:
 
     __slots__ = (
         "_barren",
-        "_first",
+        "_fed",
         "_interim",
         "_is_bodiless",
         "_is_chunked",
         "_is_interim",
+        "_is_lenient",
         "_is_until_close",
         "_limits",
         "_parser",
@@ -76,10 +79,12 @@ class Reading:
         self._parser: HttpResponseParser | None = _parser(self)
         """Refers to us: let go at the end, so that no collector is needed."""
         self._room = limits.size
-        self._first: bytes | None = None
+        self._fed: list[bytes] = []
+        """What came of the head, for a second, more lenient look."""
         self._interim = 0
         self._is_interim = False
         self._is_chunked = False
+        self._is_lenient = False
         self._is_until_close = False
         self._barren = 0
         self.phase = Phase.HEAD
@@ -111,9 +116,8 @@ class Reading:
             self._count_barren(len(data) if self.size == before else 0)
             self._look_behind(data)
             return
-        if self._first is None:
-            self._first = data
         room = self._room
+        self._fed.append(data)
         self._parse(data[:room])
         if self.phase is Phase.HEAD and self.error is None:
             self._room = room - len(data)
@@ -129,7 +133,7 @@ class Reading:
         if self.error is not None or self.phase is Phase.WHOLE:
             return
         if self.phase is Phase.HEAD:
-            where = "without an answer" if self._first is None else "in the middle of the head"
+            where = "in the middle of the head" if self._fed else "without an answer"
             self.error = FetchError("reset", f"the server closed the connection {where}")
         elif not self._is_until_close:
             self.error = FetchError("truncated", f"the body ended after {self.size} bytes")
@@ -169,7 +173,7 @@ class Reading:
         self.status = status
         self.http_version = self._parser.get_http_version()
         self.phase = Phase.BODY
-        self._first = None
+        self._fed = []
         if len(self.headers) > self._limits.fields:
             fields = f"{len(self.headers)} fields, {self._limits.fields} allowed (head.fields)"
             self._refuse_head(fields)
@@ -205,7 +209,7 @@ class Reading:
         except HttpParserError as error:
             if self.phase is Phase.WHOLE:
                 self.is_surplus = True
-            elif not self._feed_with_one_length(data):
+            elif not self._feed_again():
                 self._break(str(error))
 
     def _frame(self) -> None:
@@ -252,17 +256,18 @@ class Reading:
             endless = f"{self._barren} bytes without one of the body (head.bytes)"
             self.error = self.error or FetchError("head-limit", endless)
 
-    def _feed_with_one_length(self, data: bytes) -> bool:
-        """Feed a head again whose lengths are all the same; False: they are not."""
-        if self.phase is not Phase.HEAD or data is not self._first or self._interim:
+    def _feed_again(self) -> bool:
+        """Look at a refused head once more as browsers would; False: they refuse it too."""
+        if self.phase is not Phase.HEAD or self._is_lenient:
             return False
-        merged = _with_one_length(data)
-        if merged is None:
+        self._is_lenient = True
+        fed = b"".join(self._fed)
+        head = fed[: _end_of_head(fed) + 1]
+        if head.count(b"\r") != head.count(b"\r\n"):
             return False
-        self._first = b""
-        self._parser = _parser(self)
-        self.headers = []
-        self._parse(merged)
+        self._parser = _parser(self, lenient_headers=True)
+        self._interim, self._is_interim, self.headers, self.reason = 0, False, [], b""
+        self._parse(_with_one_length(fed))
         return True
 
     def _look_behind(self, data: bytes) -> None:
@@ -272,37 +277,45 @@ class Reading:
         if self.phase is not Phase.WHOLE or self.is_surplus:
             return
         if self.parts and not self._is_chunked:
+            # A body of line ends, and line ends after it, look the same.
             self.is_surplus = not data.endswith(self.parts[-1])
+            self.is_lasting = self.is_lasting and not self.parts[-1].isspace()
         else:
-            self.is_surplus = data.endswith((b"\r\n\r\n\r\n", b"\n\n\n"))
+            ends = data[-LINE_ENDS:]
+            ends = ends[len(ends.rstrip(b"\r\n")) :]
+            self.is_surplus = ends.count(b"\n") > 2 or ends.endswith(b"\r")
 
     def _refuse_head(self, why: str) -> None:
         self.error = self.error or FetchError("head-limit", why)
 
     def _break(self, why: str) -> None:
         if self.error is None:
-            seen = f"; it began with {glimpse(self._first)}" if self._first else ""
+            seen = f"; it began with {glimpse(b''.join(self._fed))}" if self._fed else ""
             self.error = FetchError("protocol", f"not HTTP: {why}{seen}")
 
 
-def _parser(reading: Reading) -> HttpResponseParser:
+def _parser(reading: Reading, *, lenient_headers: bool = False) -> HttpResponseParser:
     parser = HttpResponseParser(reading)
     parser.set_dangerous_leniencies(
-        lenient_headers=True,
+        lenient_headers=lenient_headers,
         lenient_optional_cr_before_lf=True,
         lenient_spaces_after_chunk_size=True,
     )
     return parser
 
 
-def _with_one_length(data: bytes) -> bytes | None:
-    """The bytes with one Content-Length in place of several equal ones (RFC 9110 §8.6).
+def _end_of_head(data: bytes) -> int:
+    """Where the first head's empty line begins; all of it: there is none."""
+    return min(
+        (at for at in (data.find(b"\n\r\n"), data.find(b"\n\n")) if at >= 0), default=len(data)
+    )
 
-    None: there is one, or they differ.
-    """
-    size = min((at for at in (data.find(b"\n\r\n"), data.find(b"\n\n")) if at >= 0), default=-1)
+
+def _with_one_length(data: bytes) -> bytes:
+    """The bytes with one Content-Length in place of several equal ones (RFC 9110 §8.6)."""
+    size = _end_of_head(data)
     head, rest = data[: size + 1], data[size + 1 :]
     values = [part.strip() for said in _LENGTHS.findall(head) for part in said.split(b",")]
     if len(values) < 2 or len(set(values)) > 1:
-        return None
+        return data
     return _LENGTHS.sub(b"", head) + b"Content-Length: %b\r\n" % values[0] + rest

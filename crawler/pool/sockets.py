@@ -61,6 +61,7 @@ class SocketTable:
         self._closing: set[Channel] = set()
         self._all_lost: asyncio.Event | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_at = 0.0
         self._peak = 0
         self._closes = 0
         self._expired = 0
@@ -88,8 +89,7 @@ class SocketTable:
         self._expiries.set(channel, now + keepalive)
         if self.budget.waiting:
             self.relieve()
-        if self._sweeper is None:
-            self._sweep_in(max(keepalive, SWEEP_S))
+        self._sweep_by(now, max(keepalive, SWEEP_S))
 
     def use(self, channel: Channel) -> None:
         """The channel is no longer idle."""
@@ -161,8 +161,14 @@ class SocketTable:
         if self._idle.pop(channel, self) is None:
             self._expiries.drop(channel)
 
-    def _sweep_in(self, seconds: float) -> None:
-        self._sweeper = asyncio.get_running_loop().call_later(seconds, self._swept)
+    def _sweep_by(self, now: float, within: float) -> None:
+        """One timer for all: it is set anew when somebody is due before it."""
+        if self._sweeper is not None:
+            if self._sweep_at <= now + within:
+                return
+            self._sweeper.cancel()
+        self._sweep_at = now + within
+        self._sweeper = asyncio.get_running_loop().call_later(within, self._swept)
 
     def _swept(self) -> None:
         self._sweeper = None
@@ -171,4 +177,4 @@ class SocketTable:
         self.budget.recover()
         next_at = self._expiries.next_at()
         if next_at is not None:
-            self._sweep_in(max(next_at - now, SWEEP_S))
+            self._sweep_by(now, max(next_at - now, SWEEP_S))

@@ -105,7 +105,11 @@ class PoolTransport(httpx.AsyncBaseTransport):
             answer.status,
             headers=answer.headers,
             stream=_Body(answer, request),
-            extensions={"http_version": answer.info.http_version.encode(), INFO: answer.info},
+            extensions={
+                "http_version": answer.info.http_version.encode(),
+                "reason_phrase": answer.reason,
+                INFO: answer.info,
+            },
         )
 
     async def aclose(self) -> None:
