@@ -187,9 +187,21 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def check(settings: Settings) -> None:
-    """Raises SettingsError for what cannot be had on this machine: a missing extra, a proxy
-    whose credentials its protocol cannot carry."""
+SHARED = ("pool", "tls", "resolve", "head")
+"""Settings of a session: runs that share its clients cannot have others."""
+
+
+def check(settings: Settings, of_session: Settings) -> None:
+    """Raises SettingsError for what cannot be had: a missing extra, an address this machine
+    has not, a proxy whose credentials its protocol cannot carry, a setting of the session
+    that a run wants otherwise."""
+    theirs = of_session.effective()
+    for name, value in settings.given().items():
+        if name.partition(".")[0] in SHARED and theirs.get(name) != value:
+            raise SettingsError(
+                f"`{name}` holds for a whole session, and this one was opened with another value",
+                hint="give it to Session.open(...), or run the spider in a session of its own",
+            )
     groups = {"domain": settings.domain}
     groups |= {f'domains."{name}"': group for name, group in settings.domains.items()}
     for name, group in groups.items():

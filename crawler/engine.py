@@ -173,7 +173,7 @@ class Session:
         `identity` is what a run is found again by; None: the spider's arguments.
         """
         settings = settings or self.settings
-        check(settings)
+        check(settings, self.settings)
         row = await self._row_for(spider, settings, resume, code_hash, identity)
         counts, named = await self.store.count(row.id), await self.store.origins(row.id)
         crawl = Crawl(
@@ -349,7 +349,8 @@ class Session:
 
     def snapshot(self, crawl: Crawl) -> Snapshot:
         """What a progress line shows."""
-        return Snapshot.of(crawl, self._scheduler, self._clients.stats())
+        clients, shortage = self._clients.stats(), self._wire.shortage
+        return Snapshot.of(crawl, self._scheduler, clients, shortage=shortage)
 
     # -- work -----------------------------------------------------------------------------
 
@@ -451,6 +452,9 @@ class Session:
         self._frontier.beat(now)
         if not self._is_busy():
             self._judge_patience(now)
+        for crawl in list(self._crawls.values()):
+            if self._wire.is_short_for(now) > crawl.settings.patience:
+                self.stop_run(crawl, "waiting")
         self._pump.wake()
 
     def _is_busy(self) -> bool:

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
 from crawler.errors import SettingsError
-from crawler.settings import Settings, known, setting_types
+from crawler.settings import Settings, known, setting_types, tables
 from crawler.settings_groups import checked, did_you_mean, path_of
+from crawler.units import disclosed
 
 if TYPE_CHECKING:
     import ssl
@@ -93,7 +94,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
             continue
         if name not in names:
             raise SettingsError(
-                f"unknown setting `{name}` (from environment)", hint=did_you_mean(name, names)
+                f"unknown setting `{name}` (from environment)", hint=_hint(name, names)
             )
         values[names[name]] = value
     return Layer("environment", values)
@@ -105,9 +106,17 @@ def flag_layer(pairs: Iterable[str], origin: str = "-s") -> Layer:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise SettingsError(f"`{pair}` (from {origin}) is not KEY=VALUE")
+            raise SettingsError(f"`{disclosed(pair)}` (from {origin}) is not KEY=VALUE")
         values[key.strip()] = value.strip()
     return Layer(origin, values)
+
+
+def _hint(name: str, names: Iterable[str]) -> str:
+    """Of a variable that is no setting."""
+    table = name.removeprefix("CRAWLER_").partition("_")[0].lower()
+    if table in tables():
+        return f"no variable sets the table `{table}`: set it in a file, in the spider or by -s"
+    return did_you_mean(name, names)
 
 
 def _check_files(settings: Settings) -> None:

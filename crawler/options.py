@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from crawler.errors import SpiderError
-from crawler.units import is_proxy, masked
+from crawler.units import Proxies, is_proxy, shown
 
 __all__ = [
     "File",
@@ -120,7 +120,7 @@ def check_proxy(url: object) -> None:
     http, https, socks5 or socks5h."""
     if not isinstance(url, str) or not is_proxy(url):
         wanted = "http://, https:// or socks5://, then [user:password@]host[:port]"
-        raise refusal("proxy", masked(url) if isinstance(url, str) else url, wanted)
+        raise refusal("proxy", shown(url, Proxies), wanted)
 
 
 def form_pairs(data: Form) -> tuple[tuple[str, str], ...]:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from crawler.errors import CODES, UsageError
-from crawler.settings import DomainSettings, Settings
+from crawler.settings import DomainSettings, PoolSettings, Settings
 from crawler.settings_groups import path_of
 from crawler.wording import count, duration, plural, printable, share, size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "Busiest",
@@ -102,8 +102,9 @@ class Summary:
     bytes_received: int
     new_connections: int
     reused_connections: int
+    """Requests that found an open connection."""
     reuse: float
-    """Share of requests that found an open connection, 0 to 1."""
+    """Their share of the requests that had a connection, 0 to 1."""
     clients_peak: int
     evictions: int
     tables: tuple[tuple[str, int], ...] = ()
@@ -126,6 +127,19 @@ class Summary:
     """Domain that queued requests wait for, and until when (wall clock); None: nothing waits."""
     unverified: tuple[str, ...] = ()
     """Domains that were asked and whose certificates, if they had any, were not checked."""
+    connections: int = 0
+    """Most connections open at once to each domain, summed up."""
+    peer_closes: int = 0
+    """Idle connections that servers closed."""
+    keepalive: float = PoolSettings.keepalive
+    """The run's pool.keepalive, seconds."""
+    sockets: int | None = None
+    """The run's pool.sockets; None: not set."""
+
+    @property
+    def carried(self) -> int:
+        """Requests that had a connection: what was never sent is not among them."""
+        return self.new_connections + self.reused_connections
 
 
 # ── summary ──────────────────────────────────────────────────────────────────────────────
@@ -142,10 +156,14 @@ def summarise(source: Source, run: str) -> Summary:
     for name in ("clients_peak", "evictions"):
         facts[name] = facts[name] or 0
     facts["ended_by"] = facts["ended_by"] or ""
+    given = _given(source, run)
     return Summary(
         **facts,
         **_domain_facts(source, run),
-        unverified=_unverified(source, run),
+        **_pool_facts(source, run),
+        keepalive=given.get("pool.keepalive", PoolSettings.keepalive),
+        sockets=given.get("pool.sockets"),
+        unverified=_unverified(source, run, given),
         tables=_tables(source, run),
         failures=_failures(source, run),
         drops=_pairs(
@@ -197,13 +215,26 @@ def _domain_facts(source: Source, run: str) -> dict[str, Any]:
     }
 
 
-def _unverified(source: Source, run: str) -> tuple[str, ...]:
-    """The run's own settings say so, as of the last time it was gone on with."""
+def _given(source: Source, run: str) -> dict[str, Any]:
+    """The run's own settings, as of the last time it was gone on with."""
     (row,) = _records(source, "SELECT settings FROM runs WHERE id = ?", run)
-    given = {path_of(key): value for key, value in msgspec.json.decode(row["settings"]).items()}
+    given: dict[str, Any] = msgspec.json.decode(row["settings"])
+    return given
+
+
+def _pool_facts(source: Source, run: str) -> dict[str, Any]:
+    """Sums over v_pools, of what a file of an older version has there."""
+    there, _ = source.query("SELECT * FROM v_pools LIMIT 0")
+    names = [name for name in ("connections", "peer_closes") if name in there]
+    sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in names)
+    (facts,) = _records(source, f"SELECT {sums} FROM v_pools WHERE run = ?", run)
+    return facts
+
+
+def _unverified(source: Source, run: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     wishes = {
         path[1]: DomainSettings(verify=value)
-        for path, value in given.items()
+        for path, value in ((path_of(key), value) for key, value in given.items())
         if path[0] == "domains" and path[-1] == "verify"
     }
     if all(wish.verify for wish in wishes.values()):
@@ -278,17 +309,42 @@ def diagnose(summary: Summary) -> str:
     if summary.state == "waiting" and summary.waits_for:
         return f"{plural(summary.queued, 'URL')} wait, first for {summary.waits_for[0]}."
     if summary.unreachable and not summary.done:
-        return f"No page came: {summary.unreachable[0]} could not be reached."
+        return _sentence(f"No page came: {summary.unreachable[0]} {_given_up(summary)}")
     if worst and summary.failed and summary.failed * 10 >= settled:
-        advice = CODES[worst.code].hint if worst.code in CODES else "see v_errors"
-        return f"{share(summary.failed / settled)} failed, most with {worst.code}: {advice}."
+        failed = share(summary.failed / settled)
+        return _sentence(f"{failed} failed, most with {_advised(worst.code)}")
     if summary.pages > 1 and not summary.items and summary.ended_by != "limit":
         return "Pages came, but no items: do the selectors still match?"
     if summary.evictions > summary.domains and summary.requests > 4 * summary.domains:
         return "Clients were evicted and made again: raise pool.clients."
-    if summary.requests >= 50 and summary.reuse < 0.5:
-        return "Most requests needed a new connection: the servers close theirs."
+    if summary.carried >= 50 and summary.reuse < 0.5 and (cause := _closing(summary)):
+        return f"Most requests needed a new connection: {cause}."
     return _pace_sentence(summary)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith("?") else f"{text}."
+
+
+def _advised(code: str) -> str:
+    return f"{code}: {CODES[code].hint if code in CODES else 'see v_errors'}"
+
+
+def _given_up(summary: Summary) -> str:
+    """What was the matter with the domain that was given up first."""
+    causes = [failure.cause for failure in summary.failures if failure.cause]
+    return f"was given up with {_advised(causes[0])}" if causes else "could not be reached"
+
+
+def _closing(summary: Summary) -> str:
+    """Why connections did not live to a second request; empty: few had one to wait for."""
+    if summary.keepalive <= (summary.busiest.delay if summary.busiest else 0.0):
+        return f"pool.keepalive = {summary.keepalive:g} s ends them between two"
+    if summary.sockets is not None and summary.sockets < summary.connections:
+        return f"pool.sockets = {summary.sockets} leaves no room for idle ones"
+    if 2 * summary.peer_closes > summary.new_connections:
+        return "the servers close idle ones, and a shorter domain.delay would come in time"
+    return "the servers close theirs" if summary.carried > 4 * summary.domains else ""
 
 
 def _pace_sentence(summary: Summary) -> str:
@@ -346,11 +402,11 @@ def _latency(summary: Summary) -> str:
 
 
 def _pools(summary: Summary) -> str:
-    if not summary.requests:
+    if not summary.carried:
         return ""
     return (
         f"reuse {share(summary.reuse)} · {plural(summary.new_connections, 'connection')} for"
-        f" {plural(summary.requests, 'request')} · at most {plural(summary.clients_peak, 'client')}"
+        f" {plural(summary.carried, 'request')} · at most {plural(summary.clients_peak, 'client')}"
         f" · {plural(summary.evictions, 'eviction')}"
     )
 

@@ -37,6 +37,7 @@ from crawler.options import (
     named_files,
     refusal,
 )
+from crawler.units import masked
 
 __all__ = [
     "Body",
@@ -119,7 +120,8 @@ class Request(_Destination, frozen=True, kw_only=True):
     session: str | None = None
     """Name of the session it belongs to; kept with the request, no cookies are kept yet."""
     proxy: str | None = None
-    """`http://` or `https://` URL of a proxy, with credentials if it asks; None: no proxy."""
+    """`http://`, `https://` or `socks5://` URL of a proxy, with credentials if it asks; None:
+    as the settings say."""
     timeout: float | None = None
     """Seconds for the whole exchange; None: as the settings say."""
     retry: Any = None
@@ -164,6 +166,18 @@ class Request(_Destination, frozen=True, kw_only=True):
             _check_content(self)
         if self.method != "GET":
             _check_method(self)
+
+    def __repr__(self) -> str:
+        """All options, a proxy without its credentials."""
+        return _Destination.__repr__(self if self.proxy is None else self._masked())
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """As `repr`, for those who print with rich."""
+        shown = self if self.proxy is None else self._masked()
+        return [(name, getattr(shown, name)) for name in self.__struct_fields__]
+
+    def _masked(self) -> Request:
+        return self.replace(proxy=masked(self.proxy or ""))
 
     @property
     def is_plain(self) -> bool:

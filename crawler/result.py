@@ -49,10 +49,18 @@ class Snapshot:
     reuse: float
     """Share of requests on a connection that was open already, 0 to 1."""
     worst: str | None
-    """`domain:code` of the domain that fails most; None: none fails."""
+    """`domain:code` of the domain that fails most, or what this machine lacks; None: all is
+    well."""
 
     @classmethod
-    def of(cls, crawl: Crawl, scheduler: Scheduler, clients: CacheStats) -> Snapshot:
+    def of(
+        cls,
+        crawl: Crawl,
+        scheduler: Scheduler,
+        clients: CacheStats,
+        *,
+        shortage: str | None = None,
+    ) -> Snapshot:
         """A run of a session now."""
         counts = scheduler.stats()
         used = clients.new_connections + clients.reused_connections
@@ -69,7 +77,7 @@ class Snapshot:
             domains=counts.domains,
             clients=clients.clients,
             reuse=clients.reused_connections / used if used else 0.0,
-            worst=f"{worst.name}:{worst.pace.last_code}" if worst else None,
+            worst=shortage or (f"{worst.name}:{worst.pace.last_code}" if worst else None),
         )
 
 

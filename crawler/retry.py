@@ -22,6 +22,7 @@ import tenacity
 from tenacity.wait import wait_base
 
 from crawler.errors import FetchError, UsageError
+from crawler.options import are_statuses
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -69,28 +70,42 @@ class Retry:
     @classmethod
     def from_urllib3(
         cls,
-        total: int = 10,
+        total: int | None = 10,
         backoff_factor: float = 0.0,
-        status_forcelist: Collection[int] = (),
+        status_forcelist: Collection[int] | None = (),
         *,
         backoff_max: float = 120.0,
         backoff_jitter: float = 0.0,
     ) -> Retry:
         """The policy that urllib3's Retry has under these names, for a spider.
 
-        `total` counts retries: one attempt more in all. Seconds: none before the first
-        retry, then `backoff_factor * 2 ** (n - 1)` before the nth, at most `backoff_max`,
+        `total` counts retries: one attempt more in all; None: as many attempts as a plain
+        Retry makes. `status_forcelist`: None is none. Seconds: none before the first retry,
+        then `backoff_factor * 2 ** (n - 1)` before the nth, at most `backoff_max`,
         with up to `backoff_jitter` added. 429 is tried again, listed or not. Raises
-        UsageError for numbers below 0.
+        UsageError for numbers below 0, and for what is no number and no status.
         """
-        if min(total, backoff_factor, backoff_max, backoff_jitter) < 0:
-            raise UsageError("Retry.from_urllib3: total and seconds are 0 or more")
+        told = "Retry.from_urllib3({}={!r}): {}"
+        if total is not None and not (isinstance(total, int) and total >= 0):
+            raise UsageError(told.format("total", total, "a whole number, 0 or more, or None"))
+        seconds = {
+            "backoff_factor": backoff_factor,
+            "backoff_max": backoff_max,
+            "backoff_jitter": backoff_jitter,
+        }
+        for name, value in seconds.items():
+            if not isinstance(value, int | float) or not value >= 0:
+                raise UsageError(told.format(name, value, "seconds, 0 or more"))
+        listed = () if status_forcelist is None else status_forcelist
+        if not are_statuses(listed):
+            wanted = "status codes, like (500, 503), or None"
+            raise UsageError(told.format("status_forcelist", listed, wanted))
         later = tenacity.wait_exponential(backoff_factor, backoff_max)
         jitter = tenacity.wait_random(0, backoff_jitter)
         return cls(
-            attempts=total + 1,
+            attempts=cls().attempts if total is None else total + 1,
             wait=tenacity.wait_chain(tenacity.wait_none(), later + jitter),
-            statuses=frozenset((429, *status_forcelist)),
+            statuses=frozenset((429, *listed)),
         )
 
     def wait_s(self, state: tenacity.RetryCallState) -> float:

@@ -30,6 +30,7 @@ from crawler.units import (
     Seconds,
     Text,
     Whole,
+    disclosed,
     expected,
 )
 
@@ -175,7 +176,7 @@ class Settings(SettingsGroup):
     """The `domain` settings for some domains, by pattern: `domains."*.example.com".delay = 2`."""
     pool: PoolSettings = PoolSettings()
     resolve: Mapping[HostName, Addresses] = MappingProxyType({})
-    """Addresses of a host, separated by commas, in place of its lookup; None: it is looked up."""
+    """Addresses of a host, in place of its lookup; None: it is looked up."""
     timeout: TimeoutSettings = TimeoutSettings()
     head: HeadSettings = HeadSettings()
     body: BodySettings = BodySettings()
@@ -304,13 +305,16 @@ def known(written: str, origin: str) -> tuple[str, Any]:
         if entry and kind is not None:
             kept = f'{table}."{entry_name(table, entry, tables()[table][0], origin)}"'
             return f"{kept}.{field}" if field else kept, kind
-        names = _entry_keys(table, entry)
+        names = _entry_keys(table, disclosed(entry))
+    key = disclosed(key)
     if inner := [name for name in names if name.startswith(f"{key}.")]:
         raise SettingsError(
             f"`{key}` (from {origin}) is a group of settings",
             hint=f"name one of them: {_listed(inner)}",
         )
-    raise SettingsError(f"unknown setting `{written}` (from {origin})", hint=_hint(key, names))
+    raise SettingsError(
+        f"unknown setting `{disclosed(written)}` (from {origin})", hint=_hint(key, names)
+    )
 
 
 def _entry(table: str, rest: str) -> tuple[str, str, Any]:
@@ -334,12 +338,22 @@ def _entry_keys(table: str, entry: str) -> list[str]:
 
 def _hint(key: str, names: Iterable[str]) -> str:
     group, _, rest = key.partition(".")
+    if rest and is_group(tables().get(group, (None, None))[1]) and _names_no_field(group, rest):
+        entry = rest.strip("\"'")
+        return f'write `{group}."{entry}".concurrency = …`'
     siblings = [name for name in names if name.startswith(f"{group}.")]
     if siblings and not key.endswith("verify") and not nearest(key, names):
         return f"the group has {_listed(siblings)}"
     if rest and not siblings and (table := nearest(group, tables())):
         return f"did you mean `{table}.{rest}`?"
     return did_you_mean(key, names)
+
+
+def _names_no_field(table: str, rest: str) -> bool:
+    """Whether what stands behind a table's name is only the name of an entry."""
+    fields = tables()[table][1].types
+    last = rest.rpartition(".")[2].strip("\"'")
+    return not last.endswith("verify") and nearest(last, fields) is None
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from typing import (
 )
 
 from crawler.errors import SettingsError, nearest
-from crawler.units import convert, expected, shown
+from crawler.units import convert, disclosed, expected, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,8 +127,8 @@ def checked(key: str, raw: Any, kind: Any, origin: str) -> Any:
     """The value as its type wants it; raises SettingsError naming key, value and origin."""
     if get_origin(kind) is Mapping:
         value: Any = _entries(key, raw, kind, origin)
-    elif is_group(kind) and isinstance(raw, kind):
-        value = raw
+    elif is_group(kind):
+        value = _group(key, raw, kind, origin)
     else:
         try:
             value = convert(raw, kind)
@@ -137,7 +137,8 @@ def checked(key: str, raw: Any, kind: Any, origin: str) -> Any:
     for name, inner in _flat(key, value, SettingsGroup.given).items():
         if inner is False and _names_nobody(path_of(name)):
             told = raw if name == key else inner
-            raise _refusal(name, told, origin, "true", hint=UNVERIFIED)
+            wanted = "true where no domain is named"
+            raise _refusal(name, told, origin, wanted, hint=UNVERIFIED)
     return value
 
 
@@ -145,7 +146,24 @@ def _refusal(
     key: str, value: Any, origin: str, wanted: str, hint: str | None = None
 ) -> SettingsError:
     return SettingsError(
-        f"setting `{key}` = {value!r} (from {origin}): expected {wanted}", hint=hint
+        f"setting `{disclosed(key)}` = {value!r} (from {origin}): expected {wanted}", hint=hint
+    )
+
+
+def _group(key: str, raw: Any, kind: Any, origin: str) -> SettingsGroup:
+    """A group as it is; of anything else no more than its type is told: it may hold secrets."""
+    if isinstance(raw, SettingsGroup) and isinstance(raw, kind):
+        return raw
+    raise _foreign(key, raw, origin, kind.__name__, hint=f"write {kind.__name__}(...)")
+
+
+def _foreign(
+    key: str, value: Any, origin: str, wanted: str, hint: str | None = None
+) -> SettingsError:
+    kind = type(value).__name__
+    return SettingsError(
+        f"setting `{disclosed(key)}` (from {origin}) is of type {kind}: expected {wanted}",
+        hint=hint,
     )
 
 
@@ -162,8 +180,9 @@ def _names_nobody(path: tuple[str, ...]) -> bool:
 def _entries(key: str, raw: Any, kind: Any, origin: str) -> Mapping[str, Any]:
     name_kind, value_kind = get_args(kind)
     if not isinstance(raw, Mapping):
-        wanted = "patterns" if is_group(value_kind) else "hosts with their addresses"
-        raise _refusal(key, raw, origin, wanted)
+        if is_group(value_kind):
+            raise _foreign(key, raw, origin, "patterns")
+        raise _refusal(key, raw, origin, "hosts with their addresses")
     return MappingProxyType(
         {
             entry_name(key, str(name), name_kind, origin): checked(
@@ -180,7 +199,7 @@ def entry_name(table: str, name: str, kind: Any, origin: str) -> str:
         return str(convert(name.lower(), kind))
     except ValueError as error:
         raise SettingsError(
-            f"setting `{table}` (from {origin}) has {name!r}: expected {expected(kind)}"
+            f"setting `{table}` (from {origin}) has {disclosed(name)!r}: expected {expected(kind)}"
         ) from error
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "Text",
     "Whole",
     "convert",
+    "disclosed",
     "expected",
     "is_proxy",
     "masked",
@@ -60,7 +61,7 @@ HostName = Annotated[str, msgspec.Meta(extra={"unit": "host"})]
 Address = Annotated[str, msgspec.Meta(extra={"unit": "address"})]
 """A literal IPv4 or IPv6 address."""
 Addresses = Annotated[str, msgspec.Meta(extra={"unit": "addresses"})]
-"""Literal addresses, separated by commas, at least one."""
+"""Literal addresses, separated by commas, at least one; a list of them is joined."""
 Proxies = Annotated[tuple[str, ...], msgspec.Meta(extra={"unit": "proxies"})]
 """URLs of proxies; of text, what commas separate."""
 
@@ -150,6 +151,12 @@ def masked(url: str) -> str:
     return f"{scheme}{separator}{who}{place}"
 
 
+def disclosed(text: str) -> str:
+    """What a person typed in the wrong place, as it may be shown: `masked` where it holds
+    something like a proxy's URL, else as it is."""
+    return masked(text) if "@" in text or "://" in text else text
+
+
 def shown(value: Any, kind: Any) -> Any:
     """A value of a type, or what was given for one, as it may be shown and stored."""
     if _unit(kind) != "proxies":
@@ -198,6 +205,11 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _joined(value: Any) -> Any:
+    is_list = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+    return ",".join(value) if is_list else value
+
+
 class _Form(NamedTuple):
     """How values with one unit are written."""
 
@@ -206,16 +218,19 @@ class _Form(NamedTuple):
     """Text to what the type is converted from."""
     settle: Callable[[Any], Any] = _same
     """A converted value to its one form; raises ValueError."""
+    gather: Callable[[Any], Any] = _same
+    """What is no text to what the type is converted from."""
 
 
 FORMS: Final = {
     "seconds": _Form("seconds", parse_duration, _settled_seconds),
-    "bytes": _Form("bytes (65536, '32MiB')", parse_size),
+    "bytes": _Form("bytes, {} or more (65536, '32MiB')", parse_size),
     "host": _Form("the name of a host, without scheme and port", settle=parse_host),
     "address": _Form("an address (192.0.2.1, 2001:db8::1)", settle=lambda v: str(ip_address(v))),
     "addresses": _Form(
-        "addresses (192.0.2.1, 2001:db8::1), separated by commas",
+        "addresses (192.0.2.1, 2001:db8::1), separated by commas, or a list of them",
         settle=lambda value: ",".join(parse_addresses(value)),
+        gather=_joined,
     ),
     "proxies": _Form(
         "proxies, separated by commas: SCHEME://[user:password@]host[:port],"
@@ -234,7 +249,7 @@ def convert(raw: Any, kind: Any) -> Any:
     """
     unit = _unit(kind)
     if not isinstance(raw, str):
-        value = msgspec.convert(raw, kind)
+        value = msgspec.convert(raw if unit is None else FORMS[unit].gather(raw), kind)
     else:
         value = msgspec.convert(_read(raw, kind), kind, strict=False)
     return value if unit is None or value in (None, "auto") else FORMS[unit].settle(value)
@@ -264,7 +279,7 @@ def expected(kind: Any) -> str:
         if (unit := _unit(kind)) == "seconds":
             return f"seconds{' above 0' if meta.gt == 0 else ''} (90, '2h', '500ms')"
         if unit is not None:
-            return FORMS[unit].words
+            return FORMS[unit].words.format(meta.ge)
         if inner is str:
             return "a text of printable ASCII" if meta.pattern else "a text"
         return f"a whole number, {meta.ge} or more"

@@ -11,6 +11,7 @@ already keeps to what was learned.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from crawler.scheduler import Domain, Scheduler
     from crawler.web.redirects import Hop
     from storage import DomainRow
+
+log = logging.getLogger("crawler")
 
 __all__ = ["Slot", "Wire", "response_of"]
 
@@ -81,6 +84,8 @@ class Wire:
         self._scheduler = scheduler
         self._access = access
         self._keepalive = keepalive
+        self._short_since: float | None = None
+        self._shortage = ""
         self._woke = woke
         self.clock = clock
 
@@ -153,12 +158,29 @@ class Wire:
     def learn(self, domain: Domain, outcome: Outcome, verdict: Decision | Hop) -> None:
         """The pace hears of an outcome."""
         now = self.clock()
+        self._note_shortage(now, outcome)
         if isinstance(verdict, Requeue) and verdict.domain_for is not None:
             domain.pace.refused(now, verdict.domain_for, outcome.code, outcome.message)
         elif outcome.error is None:
             domain.pace.answered_in(outcome.ttfb_s)
         elif outcome.error.fault == "local":
             domain.pace.rest(now, outcome.error.pause_s)
+
+    def is_short_for(self, now: float) -> float:
+        """Seconds since which nothing at all could be sent for want of this machine's own."""
+        return 0.0 if self._short_since is None else now - self._short_since
+
+    @property
+    def shortage(self) -> str | None:
+        """What this machine lacks, while nothing else comes of requests; None: nothing."""
+        return None if self._short_since is None else f"local:{self._shortage}"
+
+    def _note_shortage(self, now: float, outcome: Outcome) -> None:
+        if outcome.error is None or outcome.error.code != "local":
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since, self._shortage = now, outcome.message
+            log.warning("nothing can be sent: %s", outcome.message)
 
     def pace_row(self, domain: Domain, outcome: Outcome) -> DomainRow:
         """What is known of a domain now, for the store."""

@@ -45,6 +45,8 @@ class Reader:
         """A crawl had the database open when the reader was made."""
         is_whole = not self.is_in_use and not Path(f"{self.path}-wal").exists()
         self._connection = connect_read_only(self.path, is_whole=is_whole)
+        self.is_older = schema.check(self._connection, self.path) < schema.VERSION
+        """The file lacks names of this version: the next crawl that opens it adds them."""
 
     def __repr__(self) -> str:
         return f"<Reader {self.path}>"

@@ -41,6 +41,7 @@ def write_run(
     tables: tuple[str, ...] = ("book",),
     title: str = "A Book",
     started_at: float = STARTED_AT,
+    settings: str = "{}",
     state: RunState = RunState.FINISHED,
 ) -> None:
     """Add a run of `pages` done pages, each an item in every table, to a database."""
@@ -48,7 +49,9 @@ def write_run(
     async def write() -> None:
         store = await SqliteStore.open(file)
         try:
-            run = await store.begin(RunSpec(spider=spider, started_at=started_at))
+            run = await store.begin(
+                RunSpec(spider=spider, started_at=started_at, settings=settings)
+            )
             for table in tables:
                 await store.declare(_table(table))
             links = [_link(n) for n in range(pages + failed + queued)]

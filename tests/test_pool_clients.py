@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 import uvloop
 
-from crawler.errors import FetchError
-from crawler.pool import ClientCache, ClientKey, SocketBudget
+from crawler.errors import FetchError, SettingsError
+from crawler.pool import ClientCache, ClientKey, PoolTransport, SocketBudget
 from crawler.pool.budget import open_descriptors
 from tests.pool_server import OK, Peer, Server, hang, polite
 from tests.wire import fetch, open_cache
@@ -264,3 +265,37 @@ def test_cancelled_anywhere_nothing_is_lost(run: Callable[..., None]) -> None:
             await server.__aexit__(None, None, None)
 
     run(scene())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"engine": "httpcor"}, "engine = 'httpcor': expected 'native' or 'httpcore'"),
+        ({"engine": "curl", "http2": True}, "engine = 'curl'"),
+        ({"keepalive": -1}, "keepalive = -1: expected seconds, 0 or more"),
+        ({"keepalive": float("nan")}, "keepalive = nan"),
+        ({"keepalive": None}, "keepalive = None"),
+        ({"keepalive": "15"}, "keepalive = '15'"),
+        ({"connections": 0}, "connections = 0: expected a whole number, 1 or more"),
+        ({"connections": "8"}, "connections = '8'"),
+        ({"local_address": "foo"}, "local_address = 'foo': expected an IP address, or None"),
+        ({"proxy": httpx.Proxy("http://me:s3cret@h")}, "proxy of type Proxy: expected a URL"),
+        ({"proxy": ""}, "not a URL of a proxy"),
+    ],
+)
+def test_a_transport_refuses_what_it_cannot_work_with(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        PoolTransport(**wrong)
+    assert str(caught.value).startswith(told)
+    assert "s3cret" not in str(caught.value)
+    if "of type" in told:
+        assert caught.value.hint == ("pass its URL as text: proxy='http://user:password@host:3128'")
+
+
+def test_a_timeout_that_is_no_mapping_is_a_bad_request() -> None:
+    async def scene() -> None:
+        async with httpx.AsyncClient(transport=PoolTransport(keepalive=0)) as client:
+            with pytest.raises(httpx.LocalProtocolError, match="a timeout must be a mapping"):
+                await client.get("http://127.0.0.1:1/", extensions={"timeout": 5})
+
+    asyncio.run(scene())

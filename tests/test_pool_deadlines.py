@@ -38,6 +38,12 @@ def test_none_is_no_bound_and_zero_is_one() -> None:
     assert from_httpx({"read": sys.maxsize}).read == sys.maxsize
 
 
+@pytest.mark.parametrize("wrong", [5, 0, 2.5, "5", [], (5, 5), True])
+def test_what_is_no_mapping_is_told_what_is_wanted(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"a mapping like \{'connect': 5\.0\}, not"):
+        from_httpx(wrong)
+
+
 @pytest.mark.parametrize(
     ("given_", "message"),
     [

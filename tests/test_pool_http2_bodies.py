@@ -94,6 +94,14 @@ async def odd_length(stream: Stream) -> None:
     stream.head(("content-length", "five"))
 
 
+async def endless_length(stream: Stream) -> None:
+    stream.head(("content-length", "9" * 4400))
+
+
+async def two_lengths(stream: Stream) -> None:
+    stream.head(("content-length", "2"), ("content-length", "two"))
+
+
 async def short_body(stream: Stream) -> None:
     stream.head(("content-length", "9"))
     await stream.data(b"half", end=True)
@@ -118,6 +126,8 @@ async def long_body(stream: Stream) -> None:
         ("protocol", no_status),
         ("protocol", odd_status),
         ("protocol", odd_length),
+        ("protocol", endless_length),
+        ("protocol", two_lengths),
         ("truncated", short_body),
         ("truncated", no_body),
         ("protocol", long_body),

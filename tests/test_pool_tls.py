@@ -14,6 +14,7 @@ import trustme
 
 from crawler.errors import SettingsError
 from crawler.pool import ClientKey, TlsProfile
+from crawler.pool.tls import TlsContexts
 from tests.pool_server import OK, Peer, Server
 from tests.wire import (
     CA_FILE,
@@ -378,3 +379,8 @@ def test_a_proxy_that_cannot_be_used_is_refused_before_any_connection(url: str, 
             assert cache.stats().clients == 0
 
     wire.play(scene)
+
+
+def test_a_version_of_tls_that_is_none_is_a_settings_error() -> None:
+    with pytest.raises(SettingsError, match=r"tls\.minimum = '1\.9': expected '1\.2' or '1\.3'"):
+        TlsContexts().context(TlsProfile(minimum="1.9"))

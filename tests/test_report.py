@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from crawler.errors import UsageError
 from crawler.progress import Progress, first_line, logfmt
-from crawler.report import Summary, diagnose, render, summarise
+from crawler.report import Busiest, Failure, Summary, diagnose, render, summarise
 from crawler.result import Snapshot
 from crawler.wording import count, duration, plural, printable, share, size
 from storage import RunState
@@ -47,6 +47,19 @@ def test_a_summary_counts_what_the_run_stored(tmp_path: Path) -> None:
     assert summary.slowest == ("shop.test", 0.25)
 
 
+def test_a_summary_knows_what_bounds_the_pools_and_which_requests_they_carried(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "books.db"
+    write_run(file, pages=30, failed=4, settings='{"pool.keepalive": 0, "pool.sockets": 3}')
+    write_run(file, pages=1)
+    summary = summary_of(file, "books-1")
+    assert (summary.keepalive, summary.sockets, summary.connections) == (0, 3, 1)
+    assert (summary.requests, summary.carried, summary.peer_closes) == (34, 30, 0)
+    other = summary_of(file, "books-2")
+    assert (other.keepalive, other.sockets) == (15.0, None)
+
+
 def test_a_summary_reads_as_text_with_the_next_commands(tmp_path: Path) -> None:
     file = tmp_path / "books.db"
     write_run(file, pages=30, failed=2, dropped=2)
@@ -60,7 +73,7 @@ def test_a_summary_reads_as_text_with_the_next_commands(tmp_path: Path) -> None:
         "  errors    http-404 2",
         "  dropped   2 · robots 2",
         "  latency   250 ms to the first byte on the slowest domain, shop.test",
-        "  pools     reuse 96.7% · 1 connection for 32 requests · at most 1 client · 0 evictions",
+        "  pools     reuse 96.7% · 1 connection for 30 requests · at most 1 client · 0 evictions",
         "  traffic   60.0 KiB down",
         "  The pace of shop.test (a start each 2.0 s) set the length of the run: domain.delay"
         " changes it, more concurrency does not.",
@@ -119,6 +132,12 @@ CALM = Summary(
     domains=1,
 )
 
+SLOW = Busiest(domain="a.test", requests=20, delay=0.9)
+COLD = {"new_connections": 90, "reused_connections": 10, "reuse": 0.1}
+PROXY = Failure(code="proxy", count=9, domain="a.test", message="it refused")
+GONE = replace(PROXY, code="domain-unreachable", message="proxy: given up after 3 attempts")
+DEAD = {"done": 0, "items": 0, "failed": 9, "unreachable": ("a.test",), "failures": (GONE,)}
+
 
 @pytest.mark.parametrize(
     ("changes", "words"),
@@ -129,12 +148,22 @@ CALM = Summary(
         ({"done": 0, "items": 0, "unreachable": ("a.test",)}, "a.test could not be reached"),
         ({"items": 0}, "no items"),
         ({"evictions": 20}, "raise pool.clients"),
-        ({"reuse": 0.1}, "new connection"),
+        (COLD, "new connection: the servers close theirs."),
+        (COLD | {"keepalive": 0.0}, "pool.keepalive = 0 s ends them"),
+        (COLD | {"keepalive": 0.5, "busiest": SLOW}, "pool.keepalive = 0.5 s"),
+        (COLD | {"sockets": 4, "connections": 9}, "pool.sockets = 4 leaves no room"),
+        (COLD | {"sockets": 9, "connections": 4}, "the servers close theirs."),
+        (COLD | {"peer_closes": 80}, "servers close idle ones, and a shorter domain.delay"),
+        (COLD | {"domains": 100}, ""),
+        (DEAD, "No page came: a.test was given up with proxy: is the proxy up?"),
+        (DEAD | {"failures": (GONE, replace(GONE, message="head-limit: x"))}, "is the proxy up?"),
+        (DEAD | {"unreachable": (), "failures": (PROXY,)}, "most with proxy: is the proxy up?"),
     ],
 )
 def test_the_diagnosis_is_the_sentence_that_matters(changes: dict[str, object], words: str) -> None:
     diagnosis = diagnose(replace(CALM, **changes))  # type: ignore[arg-type]
     assert words in diagnosis
+    assert "?." not in diagnosis
     assert bool(words) == bool(diagnosis)
 
 

@@ -296,3 +296,19 @@ def test_each_kind_of_body_announces_its_type() -> None:
     assert b'name="a"\r\n\r\n1\r\n' in content
     assert b'filename="n.txt"\r\nContent-Type: application/octet-stream\r\n\r\nhey' in content
     assert content.endswith(f"--{kind.partition('=')[2]}--\r\n".encode())
+
+
+def test_what_is_shown_of_a_request_holds_no_credentials_of_its_proxy() -> None:
+    request = Request("http://a.test/", proxy="http://me:s3cret@proxy:3128", priority=3)
+    assert request.proxy == "http://me:s3cret@proxy:3128"
+    told = repr(request)
+    assert told.startswith("Request(url='http://a.test/', callback=None, method='GET'")
+    assert "proxy='http://***@proxy:3128'" in told
+    assert "priority=3" in told
+    assert ("proxy", "http://***@proxy:3128") in request.__rich_repr__()
+    assert "s3cret" not in f"{request} {[request]!r} {request.__rich_repr__()}"
+    wrong: list[Any] = [["http://me:s3cret@proxy"], b"http://me:s3cret@proxy", "me:s3cret@proxy"]
+    for proxy in wrong:
+        with pytest.raises(SpiderError, match="proxy of a request") as caught:
+            Request("http://a.test/", proxy=proxy)
+        assert "s3cret" not in str(caught.value)

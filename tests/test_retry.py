@@ -301,3 +301,32 @@ def test_nothing_is_requeued_before_now_nor_after_its_attempts(
 def test_what_is_no_number_is_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Retry(**wrong)
+
+
+def test_none_is_as_urllib3_allows_it() -> None:
+    policy = Retry.from_urllib3(total=None, status_forcelist=None)
+    assert policy.attempts == Retry().attempts
+    assert set(policy.statuses) == {429}
+    assert Retry.from_urllib3(total=False).attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "wanted"),
+    [
+        ({"total": 2.5}, "a whole number, 0 or more, or None"),
+        ({"total": "3"}, "a whole number, 0 or more, or None"),
+        ({"total": -1}, "a whole number, 0 or more, or None"),
+        ({"status_forcelist": [500, "x"]}, "status codes, like"),
+        ({"status_forcelist": 500}, "status codes, like"),
+        ({"backoff_factor": "0.3"}, "seconds, 0 or more"),
+        ({"backoff_max": float("nan")}, "seconds, 0 or more"),
+        ({"backoff_jitter": -1}, "seconds, 0 or more"),
+    ],
+)
+def test_what_urllib3_would_not_take_is_refused_under_its_name_there(
+    wrong: dict[str, Any], wanted: str
+) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(UsageError) as caught:
+        Retry.from_urllib3(**wrong)
+    assert str(caught.value).startswith(f"Retry.from_urllib3({name}={value!r}): {wanted}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -480,3 +481,16 @@ def test_items_are_written_to_the_file_when_the_run_has_ended(project: Path, sit
     assert main(again) == 0
     lines = (project / "out.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["title"] for line in lines) == ["back", "front"]
+
+
+def test_a_process_that_may_open_too_few_files_is_told_so(project: Path) -> None:
+    command = f'ulimit -n "$0" && exec "{sys.executable}" -m crawler run things'
+    few = subprocess.run(["sh", "-c", command, "20"], capture_output=True, text=True, check=False)
+    assert few.returncode == 2
+    error, hint = few.stderr.splitlines()
+    told = re.fullmatch(r"error: .* 20 files and sockets .* (\d+): a crawl needs (\d+) more", error)
+    assert told
+    assert hint == "  hint: ulimit -n 1024"
+    assert not (project / "things.db").exists()
+    enough = str(int(told[1]) + int(told[2]))
+    assert subprocess.run(["sh", "-c", command, enough], capture_output=True).returncode == 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from crawler.cli import main
 from crawler.report import summarise
 from storage import Commit, DomainRow, FetchRow, RunState, StorageError
 from storage.reading import Reader
@@ -174,3 +175,15 @@ def test_a_migration_that_cannot_be_written_leaves_the_file_as_it_was(old: Path)
         connection.execute("DROP TRIGGER no")
     migrate(old)
     assert ask(old, "SELECT max(connect_failures) AS n FROM v_pools") == [{"n": 2}]
+
+
+def test_a_query_for_what_an_older_file_lacks_says_how_it_gets_it(
+    old: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = ["sql", "select peer_closes from v_pools", "--db", str(old)]
+    assert main(query) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == "error: SQL: no such column: peer_closes"
+    assert "written by an older version: the next `crawler run` upgrades it" in hint
+    migrate(old)
+    assert main(query) == 0

@@ -187,6 +187,23 @@ def test_a_mistyped_field_of_a_pattern_is_refused() -> None:
     assert error.hint == 'did you mean `domains."*.example.com".delay`?'
 
 
+@pytest.mark.parametrize("written", ["domains.x.test", 'domains."x.test"'])
+def test_a_pattern_without_a_field_is_told_how_to_name_one(written: str) -> None:
+    error = refusal(Layer("crawler.toml", {written: 5}))
+    assert str(error) == f"unknown setting `{written}` (from crawler.toml)"
+    assert error.hint == 'write `domains."x.test".concurrency = …`'
+
+
+@pytest.mark.parametrize("name", ["CRAWLER_RESOLVE_SHOP", "CRAWLER_DOMAINS_SHOP_DELAY"])
+def test_a_variable_for_a_table_is_told_where_tables_are_set(name: str) -> None:
+    with pytest.raises(SettingsError, match=name) as caught:
+        environment_layer({name: "127.0.0.1"})
+    table = name.split("_")[1].lower()
+    assert caught.value.hint == (
+        f"no variable sets the table `{table}`: set it in a file, in the spider or by -s"
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
@@ -197,15 +214,16 @@ def test_a_mistyped_field_of_a_pattern_is_refused() -> None:
         ("domain.group", "city", "'host' or 'site'"),
         ("timeout.total", "nan", "seconds above 0 (90, '2h', '500ms')"),
         ("timeout.total", "0", "seconds above 0 (90, '2h', '500ms')"),
-        ("body.wire", "10 bananas", "bytes (65536, '32MiB')"),
+        ("body.wire", "10 bananas", "bytes, 1 or more (65536, '32MiB')"),
+        ("head.bytes", "0", "bytes, 1 or more (65536, '32MiB')"),
         ("robots.obey", "maybe", "true or false"),
         ("limit", "0", "a whole number, 1 or more, or none"),
         ("tls.ca_file", "", "a text, or none"),
-        ("timeout.rate", "-1", "bytes (65536, '32MiB')"),
+        ("timeout.rate", "-1", "bytes, 0 or more (65536, '32MiB')"),
         ("head.interim", "-1", "a whole number, 0 or more"),
         ("pool.transport", "curl", "'native' or 'httpcore'"),
         ("tls.minimum", "1.1", "'1.2' or '1.3'"),
-        ("domain.verify", "0", "true"),
+        ("domain.verify", "0", "true where no domain is named"),
         ("domain.http2", "h2", "true or false"),
         ("domain.local_address", "eth0", "an address (192.0.2.1, 2001:db8::1), or none"),
         ("domain.local_address", "10.0.0.0/8", "an address (192.0.2.1, 2001:db8::1), or none"),

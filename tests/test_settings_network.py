@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from traceback import format_exception
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.errors import SettingsError
-from crawler.layers import Layer, flag_layer, resolve
+from crawler.layers import Layer, file_layers, flag_layer, resolve
+from crawler.pool.resolver import Resolver
 from crawler.settings import DomainSettings, Settings
 from crawler.units import is_proxy, masked, parse_proxies
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def refusal(*layers: Layer) -> SettingsError:
@@ -64,6 +70,30 @@ def test_what_is_no_address_is_refused_for_a_host() -> None:
     assert "setting `resolve.\"shop.test\"` = '127.0.0.2,localhost' (from -s)" in str(error)
     with pytest.raises(SettingsError, match="expected hosts with their addresses"):
         Settings(resolve="127.0.0.2")  # type: ignore[arg-type]
+
+
+def test_the_addresses_of_a_host_may_be_a_list(tmp_path: Path) -> None:
+    (tmp_path / "crawler.toml").write_text('resolve."h.test" = ["127.0.0.1", "0::1"]\n')
+    settings = resolve(file_layers(tmp_path))
+    assert settings.resolve == {"h.test": "127.0.0.1,::1"}
+    for several in (["127.0.0.1", "::1"], ("127.0.0.1", "::1")):
+        assert resolve([Layer("spider", {"resolve.h.test": several})]) == settings
+    for wrong in ([], ["127.0.0.1", "h"], [1], 5, {"a": 1}):
+        error = refusal(Layer("spider", {"resolve.h.test": wrong}))
+        assert "separated by commas, or a list of them" in str(error)
+
+
+def test_a_resolver_takes_addresses_as_text_and_as_a_list_and_nothing_else() -> None:
+    async def scene() -> None:
+        for several in ("127.0.0.1,::1", ["127.0.0.1", "::1"], ("127.0.0.1", "::1")):
+            found = await Resolver(overrides={"h.test": several}).resolve("h.test", 80)
+            assert {address.literal for address in found} == {"127.0.0.1", "::1"}
+
+    asyncio.run(scene())
+    wrong: list[Any] = [[], ["127.0.0.1", "h"], [1], 5, None, {"127.0.0.1": 1}, b"127.0.0.1"]
+    for value in wrong:
+        with pytest.raises(SettingsError, match=r"'h\.test' = .* is not an IP address"):
+            Resolver(overrides={"h.test": value})
 
 
 def test_a_mistyped_table_and_a_table_alone_are_refused_with_the_right_form() -> None:
@@ -124,6 +154,47 @@ def test_the_password_of_a_proxy_stands_in_nothing_that_is_shown() -> None:
     assert "s3cret" not in f"{settings!r} {domain!r} {domain}"
     assert settings.given()["domain.proxies"] == domain.proxies
     assert hash(settings) == hash(resolve([Layer("again", settings.given())]))
+
+
+PROXY = "http://me:s3cret@proxy:3128"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"domain": {"proxies": PROXY}}, "`domain` (from Settings) is of type dict"),
+        ({"domains": {"x": {"proxies": PROXY}}}, '`domains."x"` (from Settings) is of type dict'),
+        ({"domain": PROXY}, "`domain` (from Settings) is of type str"),
+        ({"domains": [PROXY]}, "`domains` (from Settings) is of type list"),
+    ],
+)
+def test_of_what_is_given_for_a_group_only_the_type_is_told(
+    wrong: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings(**wrong)
+    assert told in str(caught.value)
+    assert caught.value.hint in ("write DomainSettings(...)", None)
+    assert "s3cret" not in "".join(format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        (f"domain.proxies {PROXY}", "`domain.proxies http://***@proxy:3128` (from -s)"),
+        (f"{PROXY}=5", "unknown setting `http://***@proxy:3128` (from -s)"),
+        ("http://me:s3cret=x@proxy", "unknown setting `http://me:***` (from -s)"),
+        (f"domains.{PROXY}=5", "unknown setting `domains.http://***@proxy:3128`"),
+        (f"domains.{PROXY}.delay=x", 'setting `domains."http://***@'),
+        (f"resolv.{PROXY}=::1", "unknown setting `resolv.http://***@proxy:3128`"),
+        (f"resolve.{PROXY}=::1", "has 'http://***@proxy:3128'"),
+    ],
+)
+def test_the_password_of_a_proxy_in_the_wrong_place_is_not_told_back(flag: str, told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve([flag_layer([flag])])
+    assert told in str(caught.value)
+    assert "s3cret" not in f"{caught.value} {caught.value.hint}"
 
 
 @given(st.text(st.sampled_from("htps5:/@[].a1é%?# ,"), max_size=16))

@@ -36,6 +36,7 @@ from crawler.engine import Session
 from crawler.errors import FetchError, SettingsError, SpiderLoadError, UsageError
 from crawler.layers import Layer, environment_layer, file_layers, flag_layer, resolve
 from crawler.loading import code_hash, find
+from crawler.pool.budget import check_descriptors
 from crawler.progress import Progress, first_line
 from crawler.report import render, summarise
 from crawler.spider import Spider
@@ -126,7 +127,11 @@ def command(
 def run_plans(
     plans: Sequence[Plan], db: Path, *, how: str = "auto", quiet: bool = False
 ) -> list[CrawlResult]:
-    """Run spiders side by side in one session; `how` is auto, fresh or resume."""
+    """Run spiders side by side in one session; `how` is auto, fresh or resume.
+
+    Raises UsageError where the process may not open as many files as that takes.
+    """
+    check_descriptors()
     gc.freeze()  # what was imported stays: the collector need not look at it again,
     gc.set_threshold(20_000, 20, 20)  # and a page's thousand objects die without it
     return run_loop(_run(plans, db, how, quiet))  # type: ignore[no-any-return]

@@ -50,9 +50,12 @@ def command(
 
 
 def _mistake(error: StorageError, reader: Reader) -> UsageError:
-    """What is wrong with the query, with the nearest name of a table."""
+    """What is wrong with the query, with the nearest name of a table, or why the file has
+    fewer columns than the documentation."""
     message = str(error)
     hint = error.hint
+    if reader.is_older and "no such column: " in message:
+        hint = "the file was written by an older version: the next `crawler run` upgrades it"
     if "no such table: " in message:
         _, rows = reader.query(_SCHEMA)
         best = nearest(message.rpartition(": ")[2], [str(row[0]) for row in rows])

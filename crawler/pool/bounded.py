@@ -1,15 +1,15 @@
 """A bounded pool of connections, for one domain or for many, whatever they speak.
 
 Owns: how many connections a domain may have, which of them serves a request, who waits
-for one, the one replay on a connection that had died. Does not own: sockets over all
-pools (`sockets`), opening (`route`), the exchange (`http1`, `core`, `http2`).
+for one, the one replay on a connection that had died. Does not own: sockets over all pools
+(`sockets`), opening (`route`), joining (`sharing`), the exchange (`http1`, `core`, `http2`).
 
 Invariants: a domain's connections, those being opened and closed included, and requests
 where one connection serves several, never exceed its bound; what comes free belongs to
 the first waiter before anybody else runs; a waiter that is cancelled passes on what it was
-given; a request is replayed at most once, only when it is idempotent, only after a reused
-connection gave no byte or the server said that it had not looked at it; a domain without
-connections or waiters costs no memory.
+given; a request is replayed at most once: when it was not sent, when the server said that
+it had not looked at it, or, an idempotent one, when a reused connection gave no byte; a
+domain without connections or waiters costs no memory.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, cast
 from crawler.errors import FetchError
 from crawler.pool.call import HeadLimits, head_of
 from crawler.pool.keepalive import NO_HINT
-from crawler.pool.link import Unserved
+from crawler.pool.link import Crowded, Unsent, Unserved
 from crawler.pool.places import Host, PoolStats, Tally
 from crawler.pool.route import open_channel
+from crawler.pool.sharing import Sharing, may_join
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
     LinkType = Callable[[SocketTable, Home, Origin], Link]
 
 __all__ = ["BoundedPool", "PoolStats", "Tally"]
+
+TURNS = 16
+"""Times a connection is handed on within its domain while others wait for sockets."""
+IDLE_S = 1.0
+"""Seconds of idleness from which a connection's death speaks of keep-alive."""
 
 
 class BoundedPool:
@@ -67,9 +73,11 @@ class BoundedPool:
         self._route = route
         self._speaking = speaking
         self._http2 = http2
+        self._sharing = Sharing(route.dialer, http2=http2)
         self._sockets = route.dialer.sockets
         self._hosts: dict[str, Host] = {}
         self._is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._peak = 0
 
     def __repr__(self) -> str:
@@ -82,33 +90,32 @@ class BoundedPool:
 
     async def send(self, call: Call) -> Answer:
         """Send a request, for the head of its answer. Raises FetchError."""
-        begun = asyncio.get_running_loop().time()
+        begun = self._own_loop().time()
         head = self._head(call)
         replays = 0
         while True:
             if self._is_closed:
                 raise _closed()
             host = self._hosts.get(call.origin.domain) or self._enter(call.origin.domain)
-            link = self._take(host, call.origin) or await self._acquire(host, call, begun)
+            link = self._take(host, call) or await self._acquire(host, call, begun)
             idled_for = link.idled_for
             try:
                 answer = await link.exchange(call, head, begun)
             except FetchError as error:
                 if self._is_closed:
                     raise _closed() from error
+                if isinstance(error, Crowded):
+                    continue
                 if error.code != "reset" or replays or not self._may_replay(link, call, error):
                     raise
             else:
                 self._count(host, answer, idled_for, replays)
                 return answer
             replays = 1
+            call = call._replace(is_fresh=True)
             self.tally.stale_replays += 1
             if link.is_stale and not link.is_retired:
                 self._learn_from(host, link, idled_for)
-
-    def close_idle(self) -> int:
-        """Close the connections that serve nobody now; how many."""
-        return sum(self._close_idle(host) for host in list(self._hosts.values()))
 
     def reclaim(self) -> int:
         """Close what is neither idle nor closed although no request is under way.
@@ -168,12 +175,7 @@ class BoundedPool:
         host = self._hosts.get(link.origin.domain)
         if host is None or not link.active:
             return
-        link.active -= 1
-        if link.active:
-            host.extra -= 1
-        elif link.is_retired:
-            link.close()
-        elif not link.is_closed:
+        if self._sharing.leave(host, link):
             self.done(link, NO_HINT, may_last=True)
         self._serve(host)
 
@@ -182,9 +184,9 @@ class BoundedPool:
         host = self._hosts.get(link.origin.domain)
         if host is None:
             return
-        if link.is_retired and host.shared.get(link.origin) is link:
-            del host.shared[link.origin]
-        if link.idle_at is not None and host.waiters and self._may_join(link):
+        if link.is_retired:
+            self._sharing.withdraw(host, link)
+        if link.idle_at is not None and host.waiters and may_join(link):
             self._sockets.use(link)
             host.idle[link.origin].remove(link)
             self._offer(host, link, max(0.0, link.expires_at - self._sockets.clock()))
@@ -197,11 +199,7 @@ class BoundedPool:
         if host is None:
             return
         host.links.discard(link)
-        if link.active:
-            host.extra -= link.active - 1
-            link.active = 0
-        if host.shared.get(link.origin) is link:
-            del host.shared[link.origin]
+        self._sharing.lose(host, link)
         stack = host.idle.get(link.origin, [])
         if link in stack:
             stack.remove(link)
@@ -213,6 +211,15 @@ class BoundedPool:
         self.tally.peer_closes += 1
 
     # Inside
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            other = "the pool belongs to another event loop; make one for each loop"
+            raise FetchError("bad-request", other)
+        return loop
 
     def _enter(self, domain: str) -> Host:
         host = self._hosts[domain] = Host(domain, self._route.dialer.keepalive(domain))
@@ -229,9 +236,10 @@ class BoundedPool:
             extra = [*(extra or ()), (b"Connection", b"close")]
         return head_of(call, target=target, extra=extra)
 
-    def _take(self, host: Host, origin: Origin) -> Link | None:
+    def _take(self, host: Host, call: Call) -> Link | None:
         """An idle connection that has not grown too old, the one used last."""
-        stack = host.idle.get(origin)
+        origin = call.origin
+        stack = None if call.is_fresh else host.idle.get(origin)
         now = self._sockets.clock() if stack else 0.0
         while stack:
             if stack[-1].streams == 0:
@@ -246,8 +254,8 @@ class BoundedPool:
                 link.active = 1
             return link
         shared = host.shared.get(origin) if host.shared and not host.waiters else None
-        if shared is not None and host.used < self.connections and self._may_join(shared):
-            return self._join(host, shared)
+        if shared is not None and host.used < self.connections and may_join(shared):
+            return self._sharing.join(host, shared)
         return None
 
     async def _acquire(self, host: Host, call: Call, begun: float) -> Link:
@@ -264,7 +272,7 @@ class BoundedPool:
                     if self._is_closed:
                         raise _closed()
                 else:
-                    self._go_alone(host, call)
+                    self._sharing.go_alone(host, call)
                 return await self._open(host, call)
         except TimeoutError as error:
             late = f"no connection in {deadlines.total} s (timeout.total)"
@@ -318,33 +326,46 @@ class BoundedPool:
         try:
             await open_channel(make, call.origin, self._route, call.deadlines)
             assert link is not None
-            if self._http2:
-                self._introduce(host, link)
+            self._take_back(link)
+            self._sharing.introduce(host, link)
             return link
         except BaseException as error:
             if link is not None and not self._sockets.holds(link):
                 self.lost(link)
+            if link is not None and link.handed is not None:
+                if isinstance(error, TimeoutError):
+                    return link.handed
+                self._take_back(link)
             if self._is_closed and isinstance(error, Exception):
                 raise _closed() from error
             if isinstance(error, FetchError):
                 self.tally.connect_failures += 1
                 if error.fault == "domain" and host.alone.get(call.origin) is call:
-                    self._refuse(host, call.origin, error)
+                    self._sharing.refuse(host, call.origin, error)
             raise
         finally:
             if host.alone:
                 self._come_back(host, call)
 
     def _offer(self, host: Host, link: Link, keep: float) -> None:
-        """A connection is free: the first waiter's, else idle."""
+        """A connection is free: the first waiter's, else idle.
+
+        Where sockets are short it may be handed on TURNS times; then its socket goes to
+        whoever has waited longest, whatever the domain.
+        """
+        is_short = self._sockets.budget.waiting > 0
+        link.turns = link.turns + 1 if is_short else 0
+        if link.turns > TURNS:
+            link.close()
+            return
         while host.waiters:
             call, waiter = host.waiters[0]
             if waiter.done():
                 host.waiters.popleft()
-            elif call.origin != link.origin:
+            elif call.origin != link.origin or (call.is_fresh and link.streams is None):
                 link.close()
                 return
-            elif link.streams is not None and not self._may_join(link):
+            elif link.streams is not None and not may_join(link):
                 break
             else:
                 host.waiters.popleft()
@@ -353,8 +374,27 @@ class BoundedPool:
                     link.active = 1
                 waiter.set_result(link)
                 return
+        if is_short and not self._http2 and self._hand_to_opener(host, link):
+            return
         host.idle.setdefault(link.origin, []).append(link)
         self._sockets.rest(link, keep)
+
+    def _hand_to_opener(self, host: Host, link: Link) -> bool:
+        """A free connection serves who waits for a socket to open another like it."""
+        for other in host.links:
+            is_waiting = other.is_queued and other.opening is not None and other.handed is None
+            if is_waiting and other.origin == link.origin and other.opening is not None:
+                other.handed = link
+                link.idled_for = 0.0
+                other.opening.reschedule(link.now())
+                return True
+        return False
+
+    def _take_back(self, opener: Link) -> None:
+        """A socket came at the same moment, or nobody waits any more."""
+        handed, opener.handed = opener.handed, None
+        if handed is not None:
+            self.done(handed, NO_HINT, may_last=not handed.is_closed)
 
     def _serve(self, host: Host) -> None:
         """Grant free places to those that wait."""
@@ -364,35 +404,15 @@ class BoundedPool:
             if waiter.done():
                 continue
             shared = host.shared.get(call.origin)
-            if shared is not None and self._may_join(shared):
-                waiter.set_result(self._join(host, shared))
+            if shared is not None and may_join(shared):
+                waiter.set_result(self._sharing.join(host, shared))
             elif shared is not None or call.origin in host.alone:
                 passed_over.append((call, waiter))
             else:
                 host.reserved += 1
-                self._go_alone(host, call)
+                self._sharing.go_alone(host, call)
                 waiter.set_result(None)
         host.waiters.extendleft(reversed(passed_over))
-
-    # Inside: connections that serve several requests at once
-
-    def _may_join(self, link: Link) -> bool:
-        return not link.is_closed and link.active < (link.streams or 0)
-
-    def _join(self, host: Host, link: Link) -> Link:
-        """One more request on a connection that serves several."""
-        if link.idle_at is not None:
-            host.idle[link.origin].remove(link)
-            self._sockets.use(link)
-        host.extra += link.active > 0
-        link.active += 1
-        return link
-
-    def _go_alone(self, host: Host, call: Call) -> None:
-        """Others wait until this call knows what its origin speaks."""
-        origin = call.origin
-        if self._http2 and origin.scheme == "https" and not self._route.dialer.is_plain(origin):
-            host.alone[origin] = call
 
     def _come_back(self, host: Host, call: Call) -> None:
         """What the origin speaks is known now, or for others to find out."""
@@ -400,40 +420,27 @@ class BoundedPool:
             del host.alone[call.origin]
         self._serve(host)
 
-    def _introduce(self, host: Host, link: Link) -> None:
-        """A connection is open and has said what it speaks."""
-        link.ready()
-        if link.origin.scheme == "https":
-            self._route.dialer.remember_plain(link.origin, is_plain=link.streams is None)
-        if link.streams is None:
-            return
-        link.active = 1
-        if link.origin in host.shared:
-            link.is_retired = True
-        else:
-            host.shared[link.origin] = link
-
-    def _refuse(self, host: Host, origin: Origin, error: FetchError) -> None:
-        """Whoever waited for the one that went alone shares its failure."""
-        entries, host.waiters = host.waiters, deque()
-        for call, waiter in entries:
-            if call.origin != origin:
-                host.waiters.append((call, waiter))
-            elif not waiter.done():
-                waiter.set_exception(FetchError(error.code, str(error.args[0])))
-
     # Inside: after an exchange
 
     def _may_replay(self, link: Link, call: Call, error: FetchError) -> bool:
-        is_unserved = isinstance(error, Unserved) or link.is_stale
-        return is_unserved and call.is_repeatable and not self._is_closed
+        """RFC 9113 §8.7: what a server has not acted upon, any request may ask again."""
+        if isinstance(error, Unsent):
+            return True
+        if isinstance(error, Unserved):
+            return call.body is None or isinstance(call.body, bytes)
+        return link.is_stale and call.is_repeatable
 
     def _learn_from(self, host: Host, link: Link, idled_for: float) -> None:
-        """A kept connection was dead: others like it may be too, and keep-alive is long."""
-        host.keepalive.stale(idled_for)
-        self._route.dialer.remember(host.domain, host.keepalive)
+        """A kept connection was dead: others like it may be too, and keep-alive is long.
+
+        One that had not been idle says nothing of keep-alive: its server counts requests.
+        """
+        if idled_for >= IDLE_S:
+            host.keepalive.stale(idled_for)
+            self._route.dialer.remember(host.domain, host.keepalive)
         self._close_idle(host)
         link.is_retired = True
+        self._sharing.withdraw(host, link)
 
     def _count(self, host: Host, answer: Answer, idled_for: float, replays: int) -> None:
         if not answer.info.reused:

@@ -22,7 +22,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crawler.errors import FetchError
+from crawler.errors import FetchError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BudgetStats",
     "SocketBudget",
+    "check_descriptors",
     "derive_limit",
     "open_descriptors",
     "raise_descriptor_limit",
@@ -48,6 +49,9 @@ STEP = 16
 """A recovery gives back the derived limit divided by this."""
 MOST_DESCRIPTORS = 1_048_576
 """More is never asked for: some systems size tables by the limit."""
+FEWEST_DESCRIPTORS = 24
+"""A crawl of one host takes 17: its loop, the database with its log and locks, a socket.
+Look-ups of names and files with certificates, URLs or items come on top."""
 OPEN_MAX = 10_240
 """What macOS grants when its hard limit says more."""
 
@@ -252,6 +256,19 @@ def open_descriptors() -> int:
         except OSError:
             continue
     return 32
+
+
+def check_descriptors() -> None:
+    """Raise the descriptor limit as `raise_descriptor_limit` does, and see that a crawl can
+    live with it. Raises UsageError where it cannot."""
+    _, soft = raise_descriptor_limit()
+    in_use = open_descriptors()
+    if soft != resource.RLIM_INFINITY and soft - in_use < FEWEST_DESCRIPTORS:
+        raise UsageError(
+            f"this process may have {soft} files and sockets open, and has {in_use}:"
+            f" a crawl needs {FEWEST_DESCRIPTORS} more",
+            hint="ulimit -n 1024",
+        )
 
 
 def raise_descriptor_limit() -> tuple[int, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterable, Sequence
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
 from crawler.errors import FetchError
@@ -38,10 +39,12 @@ Body = bytes | AsyncIterable[bytes] | None
 DEFAULT_PORTS = {"http": 80, "https": 443}
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 """Methods that may be sent once more (RFC 9110 §9.2.2)."""
+MAX_DIGITS = 19
+"""Of a length that a server could mean."""
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110 §5.6.2."""
-_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:@/?#\[\]\\]+)(?::([0-9]{1,5}))?")
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]+)(?::([0-9]{1,5}))?")
 
 
 class HeadLimits(NamedTuple):
@@ -83,8 +86,17 @@ def origin_of(scheme: str, authority: str) -> Origin:
         raise FetchError("bad-request", f"{port} is no port")
     named = found[1].lower()
     host = named.rstrip(".")
+    if not host or (host.startswith("[") and not _is_address(host.strip("[]"))):
+        raise FetchError("bad-request", f"{authority} is no host")
     tail = "" if port == default else f":{port}"
     return Origin(scheme, host.strip("[]"), port, host + tail, f"{named}{tail}".encode("ascii"))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ip_address(host))
+    except ValueError:
+        return False
 
 
 class Call(NamedTuple):
@@ -95,10 +107,12 @@ class Call(NamedTuple):
     target: bytes
     """Path and query; may be absent in a URL, never here."""
     headers: Headers | Sequence[tuple[bytes, bytes]]
-    """Host, Content-Length and Transfer-Encoding are added where they are missing."""
+    """Host and the body's framing are added; a Transfer-Encoding given here is left out."""
     body: Body = None
     """An async iterable is sent in chunks and never sent twice."""
     deadlines: Deadlines = Deadlines()
+    is_fresh: bool = False
+    """A kept connection has failed it: it wants one that is opened for it."""
 
     @property
     def url(self) -> str:
@@ -178,12 +192,13 @@ def head_of(call: Call, *, target: bytes | None = None, extra: Headers | None = 
             raise FetchError("bad-request", f"not a header name: {name!r}")
         lower = name.lower()
         if lower == b"host":
+            if has_host:
+                raise FetchError("bad-request", "two Host headers")
             has_host = True
-        elif lower in (b"content-length", b"transfer-encoding"):
+        elif lower == b"content-length":
             has_length = True
-            if lower == b"content-length":
-                _check_length(call.body, value)
-        elif lower == b"proxy-authorization":
+            _check_length(call.body, value)
+        elif lower in (b"proxy-authorization", b"transfer-encoding"):
             continue
         lines.append(b"%b: %b" % (name, value))
     if not has_host:
@@ -200,7 +215,8 @@ def head_of(call: Call, *, target: bytes | None = None, extra: Headers | None = 
 
 def _check_length(body: Body, value: bytes) -> None:
     size = len(body) if isinstance(body, bytes) else 0 if body is None else None
-    if not value.isdigit() or (size is not None and int(value) != size):
+    is_number = value.isdigit() and len(value) < MAX_DIGITS
+    if not is_number or (size is not None and int(value) != size):
         sizes = "any number" if size is None else f"{size}"
         raise FetchError("bad-request", f"Content-Length {value!r} for {sizes} bytes of body")
 

@@ -55,6 +55,7 @@ class Channel(asyncio.Protocol):
         "idle_at",
         "is_aborted",
         "is_closed",
+        "is_queued",
         "on_lost",
         "opening",
         "peer",
@@ -89,6 +90,8 @@ class Channel(asyncio.Protocol):
         """Address of the other end."""
         self.is_aborted = False
         """True once we gave it up while it was in use."""
+        self.is_queued = False
+        """It waits for a socket."""
         self.opening: asyncio.Timeout | None = None
         """The step under way before the channel is ready; closing ends it."""
         self.on_lost: Callable[[Channel], None] | None = None

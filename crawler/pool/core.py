@@ -25,6 +25,7 @@ from crawler.pool.call import ConnectionInfo
 from crawler.pool.deadlines import RateFloor
 from crawler.pool.faults import glimpse, wire_fault
 from crawler.pool.keepalive import NO_HINT, parse
+from crawler.pool.link import Unsent
 from crawler.pool.stream import Stream, Unlocked
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class CoreLink(Stream):
         total = call.deadlines.total
         answer = CoreAnswer(self, call, None if total is None else begun + total)
         try:
-            if self.is_closed or self._is_eof or self._raw:
-                raise FetchError("reset", "the server had closed the kept connection")
+            if self.is_closed or (self.requests > 1 and (self._is_eof or self._raw)):
+                raise Unsent("reset", "the server had closed the connection")
             if self._http is None:
                 self._http = _Http11(self, self.home.limits)
             self._http.answer = answer
@@ -102,6 +103,9 @@ class CoreAnswer:
         """The next bytes of the body, still encoded. Raises FetchError."""
         assert self._body is not None
         link = self._link
+        if self._total_at is not None and link.now() > self._total_at:
+            self.drop()
+            raise self._explain(TimeoutError(), in_body=True)
         try:
             async with asyncio.timeout_at(self._total_at):
                 data = await anext(self._body)
@@ -130,7 +134,8 @@ class CoreAnswer:
             self._link.opening = None
         deadlines, link = self._call.deadlines, self._link
         self.timeouts["read"] = deadlines.read
-        link.floor = RateFloor(deadlines.rate, deadlines.rate_over, link.now(), link.received)
+        link.waited_s = 0.0
+        link.floor = RateFloor(deadlines.rate, deadlines.rate_over, 0.0, link.received)
         self._accept(response)
 
     def _accept(self, response: httpcore.Response) -> None:

@@ -10,11 +10,9 @@ half of that is found at the first look after `over` seconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from sys import float_info
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 __all__ = ["DEADLINES", "Deadlines", "RateFloor", "from_httpx"]
 
@@ -50,9 +48,11 @@ def from_httpx(given: Mapping[str, Any] | None, default: Deadlines = DEADLINES) 
 
     httpx's names are connect, read, write and pool; ours are tls, head, total, rate and
     rate_over. Where only `connect` is given it holds for `tls` too, and `read` for `head`,
-    which is what httpx means by them. Raises ValueError for other names, and for values
-    that are neither None nor a finite number of 0 or more.
+    which is what httpx means by them. Raises ValueError for what is no mapping, for other
+    names, and for values that are neither None nor a finite number of 0 or more.
     """
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"a timeout must be a mapping like {{'connect': 5.0}}, not {given!r}")
     if not given:
         return default
     if not NAMES.issuperset(given):

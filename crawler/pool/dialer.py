@@ -71,6 +71,7 @@ class Dialer:
         self.resolver = resolver if resolver is not None else Resolver()
         self.sockets = SocketTable(self.budget, clock=clock)
         self.clock = clock
+        self._is_closed = False
         self._keepalive = keepalive
         self.keeps_alive = keepalive > 0
         """False: every connection serves one request."""
@@ -112,19 +113,16 @@ class Dialer:
         timeout: float | None = None,
         local_address: str | None = None,
     ) -> C:
-        """Connect a new channel; `timeout` covers the token, the name and the socket.
+        """Connect a new channel; `timeout` covers the name and the socket, and as much again
+        the waiting for a token.
 
         Raises FetchError: dns, address, connect-refused, connect-timeout, connect, reset,
         and `local` when no token or descriptor was to be had.
         """
         loop = asyncio.get_running_loop()
         begun = time.monotonic()
+        await self._take_token(channel, timeout)
         deadline = None if timeout is None else loop.time() + timeout
-        try:
-            async with asyncio.timeout(None) as channel.opening:
-                await self.budget.acquire(deadline)
-        finally:
-            channel.opening = None
         self.sockets.opening(channel)
         try:
             async with asyncio.timeout_at(deadline) as channel.opening:
@@ -137,6 +135,8 @@ class Dialer:
             channel.opening = None
             channel.close()
             loop.call_soon(self.sockets.lost, channel)
+            if channel.is_aborted or (self._is_closed and isinstance(error, Exception)):
+                raise FetchError("cancelled", "closed while it was being opened") from error
             if isinstance(error, TimeoutError):
                 self.resolver.forget(host)
                 late = f"no connection to {host}:{port} in {timeout} s"
@@ -149,12 +149,29 @@ class Dialer:
         channel.connect_s = time.monotonic() - begun
         return channel
 
+    async def _take_token(self, channel: Channel, timeout: float | None) -> None:
+        if self._is_closed:
+            raise FetchError("cancelled", "the dialer is closed")
+        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        channel.is_queued = True
+        try:
+            async with asyncio.timeout(None) as channel.opening:
+                await self.budget.acquire(deadline)
+        finally:
+            channel.is_queued = False
+            channel.opening = None
+        if self._is_closed:
+            self.budget.release()
+            raise FetchError("cancelled", "the dialer is closed")
+
     async def _socket(
         self, channel: Channel, host: str, port: int, local_address: str | None
     ) -> socket.socket:
         """A connected socket to one of the host's addresses."""
         begun = time.monotonic()
         addresses = await self.resolver.resolve(host, port)
+        if local_address is not None:
+            addresses = _reachable_from(local_address, addresses)
         if addresses[0].literal != host:
             channel.dns_s = time.monotonic() - begun
         try:
@@ -174,12 +191,12 @@ class Dialer:
     def _fault(self, error: Exception) -> FetchError:
         if isinstance(error, OSError) and error.errno in EXHAUSTED:
             self.budget.shrink()
-            self.sockets.relieve()
-            self.sockets.sweep(float("inf"))
+            self.sockets.close_idle()
         return connect_fault(error)
 
     async def aclose(self) -> None:
-        """Close every socket, wait for the last descriptor, end the look-ups."""
+        """Close every socket, wait for the last descriptor, end the look-ups. Idempotent."""
+        self._is_closed = True
         await self.sockets.aclose()
         self.resolver.close()
 
@@ -188,6 +205,14 @@ class Dialer:
         return DialerStats(
             sockets=self.sockets.stats(), budget=self.budget.stats(), names=self.resolver.stats()
         )
+
+
+def _reachable_from(local_address: str, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+    family = socket.AF_INET6 if ":" in local_address else socket.AF_INET
+    found = tuple(address for address in addresses if address.family == family)
+    if not found:
+        raise FetchError("address", f"none can be reached from {local_address} (local_address)")
+    return found
 
 
 async def _connected(address: Address, local_address: str | None) -> socket.socket:

@@ -21,7 +21,7 @@ from crawler.pool.deadlines import RateFloor
 if TYPE_CHECKING:
     from crawler.pool.call import Call
 
-__all__ = ["WINDOW", "Exchange", "Wait", "again"]
+__all__ = ["WINDOW", "Exchange", "Lost", "Wait", "again"]
 
 WINDOW = 256 * 1024
 """Bytes of one stream that the server may send ahead of its reader."""
@@ -64,6 +64,10 @@ class Wait:
 
     def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(SECOND_LOOK_S, self.wake, False)
+
+
+class Lost(FetchError):
+    """The server closed the connection, whatever it had still to send."""
 
 
 class Exchange:

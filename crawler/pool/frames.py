@@ -3,9 +3,10 @@
 Owns: which faults end a stream and which the connection, what an answer's fields may be.
 Does not own: sockets, requests (`multiplex`), the frames' grammar (h2).
 
-Invariants: a fault that leaves the compression tables whole ends its stream only; a
-GOAWAY does not keep the streams that the server still serves from being read to their
-end; no frame longer than we allow is waited for.
+Invariants: only a fault known to leave the compression tables and the connection's window
+whole ends its stream alone, any other ends the connection; a GOAWAY does not keep the
+streams that the server still serves from being read to their end; no frame longer than we
+allow is waited for; our compression table stays small, whatever the server offers.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 import h2.connection
 import h2.events
 import h2.exceptions
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame
 
 if TYPE_CHECKING:
     from h2.config import H2Configuration
     from hyperframe.frame import Frame
 
 __all__ = ["FrameState", "Violated", "what_is_wrong"]
+
+TABLE = 4096
+"""Bytes of fields that we keep to compress requests with, where the server offers more."""
 
 _STATUS = re.compile(rb"[1-9][0-9]{2}")
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -74,18 +78,37 @@ class FrameState(h2.connection.H2Connection):
             self._data_to_send += unsent
         return []
 
+    def _acknowledge_settings(self) -> list[Frame]:
+        frames = super()._acknowledge_settings()
+        if self.encoder.header_table_size > TABLE:
+            self.encoder.header_table_size = TABLE
+            self.encoder.table_size_changes[-2:] = [TABLE]
+        return frames
+
     def _contained(self, frame: Frame, error: h2.exceptions.ProtocolError) -> list[Any]:
         """Reset the stream, unless more than the stream is broken: then raise."""
         self.culprit = frame.stream_id
-        is_torn = isinstance(error, h2.exceptions.DenialOfServiceError) or error.__cause__
         is_closed = self.state_machine.state is h2.connection.ConnectionState.CLOSED
-        if is_torn or is_closed or frame.stream_id not in self.streams:
+        if is_closed or frame.stream_id not in self.streams or not self._spares(frame, error):
             raise error
         with contextlib.suppress(h2.exceptions.ProtocolError):
             self.acknowledge_received_data(
                 getattr(frame, "flow_controlled_length", 0), frame.stream_id
             )
         return [Violated(frame.stream_id, error)]
+
+    def _spares(self, frame: Frame, error: h2.exceptions.ProtocolError) -> bool:
+        """Whether what is wrong with one stream leaves the others as they were.
+
+        RFC 9113 §4.3: a header block that was not unpacked changes what later ones say, so
+        a PUSH_PROMISE is never spared. §6.9.1: so is not the window of the connection.
+        """
+        if isinstance(error, h2.exceptions.InvalidBodyLengthError):
+            return isinstance(frame, (DataFrame, HeadersFrame))
+        if isinstance(error, h2.exceptions.FlowControlError):
+            is_ours = self._inbound_flow_control_window_manager.current_window_size >= 0
+            return isinstance(frame, DataFrame) and is_ours
+        return isinstance(frame, HeadersFrame) and "content-length" in str(error)
 
 
 def what_is_wrong(headers: list[tuple[bytes, bytes]]) -> str | None:

@@ -2,7 +2,7 @@
 
 Owns: sending a request, waiting for its answer under deadlines, back-pressure, telling
 whether the connection may serve again. Does not own: the grammar (`parsing`), opening
-(`route`), which connection serves whom (`native`).
+(`route`), which connection serves whom (`bounded`).
 
 Invariants: the connection is given back only after the parser has returned, so that what
 came with the last byte is seen; one that was not read to the end, or whose request was
@@ -12,21 +12,24 @@ has looked at the socket once more; at most HIGH_WATER bytes wait unread.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from crawler.errors import FetchError
 from crawler.pool.call import ConnectionInfo
 from crawler.pool.deadlines import RateFloor
 from crawler.pool.faults import wire_fault
-from crawler.pool.link import Link
+from crawler.pool.link import Link, Unsent
 from crawler.pool.parsing import Phase, Reading
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterable, AsyncIterator
+    from collections.abc import AsyncIterable
 
     from crawler.pool.call import Call, HeadLimits, Origin
     from crawler.pool.channel import ChannelOwner
+    from crawler.pool.deadlines import Deadlines
     from crawler.pool.link import Home
 
 __all__ = ["Http1", "Http1Answer"]
@@ -43,10 +46,24 @@ NEVER = float("inf")
 class Http1Answer(Reading):
     """An answer of the native transport; iterate over its body, then close it."""
 
-    __slots__ = ("_floor", "_is_held", "_link", "deadlines", "info", "is_sent", "waiter")
+    __slots__ = (
+        "_floor",
+        "_is_held",
+        "_link",
+        "_waited_s",
+        "deadlines",
+        "info",
+        "is_sent",
+        "total_at",
+        "waiter",
+    )
 
-    def __init__(self, link: Http1, call: Call, limits: HeadLimits) -> None:
+    def __init__(self, link: Http1, call: Call, limits: HeadLimits, total_at: float) -> None:
         super().__init__(limits, is_bodiless=call.method == b"HEAD")
+        self.total_at = total_at
+        self._waited_s = 0.0
+        """Seconds spent waiting for the body: the floor's clock, for a reader's own pauses
+        are not the server's."""
         self._link = link
         self._floor: RateFloor | None = None
         self._is_held = False
@@ -67,6 +84,9 @@ class Http1Answer(Reading):
             if self.phase is Phase.WHOLE:
                 raise StopAsyncIteration
             await self._more()
+        if self.phase is not Phase.WHOLE and self._link.now() > self.total_at:
+            self.fail(overdue("total-timeout", self.deadlines))
+            raise self.error or StopAsyncIteration
         parts = self.parts
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         self.parts = []
@@ -90,7 +110,7 @@ class Http1Answer(Reading):
     def fail(self, error: Exception) -> None:
         """End the exchange: whoever reads gets the error, the first one counts."""
         self.error = self.error or error
-        self._link.close()
+        self._link.end(self)
         self.wake()
 
     def wake(self) -> None:
@@ -109,18 +129,16 @@ class Http1Answer(Reading):
 
     async def _more(self) -> None:
         """Wait for more of the body, at the pace that is due."""
-        deadlines, now = self.deadlines, self._link.now()
-        if self._floor is None:
-            self._floor = RateFloor(deadlines.rate, deadlines.rate_over, now, self.size)
-        elif self._floor.ends_at is None:
-            self._floor.restart(now, self.size)
-        self._link.expect(deadlines.read, "read-timeout", self._floor.ends_at)
+        link, deadlines = self._link, self.deadlines
+        floor = self._floor = self._floor or RateFloor(deadlines.rate, deadlines.rate_over, 0.0)
+        begun = link.now()
+        look_at = None if floor.ends_at is None else begun + floor.ends_at - self._waited_s
+        link.expect(deadlines.read, "read-timeout", self.total_at, look_at=look_at)
         await self._wait()
-        if self._floor.is_too_slow(self._link.now(), self.size):
+        self._waited_s += link.now() - begun
+        if self.phase is Phase.BODY and floor.is_too_slow(self._waited_s, self.size):
             self.fail(self._slow())
             self.parts = []
-        if self.parts and len(self.parts[0]) > HIGH_WATER:
-            self._floor.pause()
 
     def _slow(self) -> FetchError:
         deadlines = self.deadlines
@@ -145,7 +163,6 @@ class Http1(Link):
         "_is_second_look",
         "_room",
         "_timer",
-        "_total_at",
         "_unsent",
         "_upload",
     )
@@ -158,7 +175,6 @@ class Http1(Link):
         self._timer: asyncio.TimerHandle | None = None
         self._due_at = NEVER
         self._due_code = ""
-        self._total_at = NEVER
         self._is_second_look = False
         self._unsent = 0
 
@@ -167,12 +183,10 @@ class Http1(Link):
         self.requests = nth = self.requests + 1
         self._received_before = self.received
         total = call.deadlines.total
-        self._total_at = NEVER if total is None else begun + total
-        answer = self._answer = Http1Answer(self, call, self.home.limits)
+        total_at = NEVER if total is None else begun + total
+        answer = self._answer = Http1Answer(self, call, self.home.limits, total_at)
         try:
-            if self.is_closed or self._is_eof or self._raw:
-                raise FetchError("reset", "the server had closed the kept connection")
-            self._send(call, head, answer)
+            self._begin(call, head, answer, is_first=nth == 1)
             await answer.head()
         except BaseException:
             # It may be whole, and the connection another request's, before this one wakes.
@@ -217,6 +231,7 @@ class Http1(Link):
             if exc is not None and answer.phase is not Phase.WHOLE:
                 answer.error = answer.error or wire_fault(exc)
             self._end_answer(answer, is_clean=False)
+            self._answer = None
         super().connection_lost(exc)
         self._wake_upload()
 
@@ -243,16 +258,19 @@ class Http1(Link):
         if self._transport is not None and not self.is_closed:
             self._transport.resume_reading()
 
-    def expect(self, within: float | None, code: str, look_at: float | None = None) -> None:
-        """Something must come within that many seconds; `look_at`: wake the reader then.
+    def expect(
+        self, within: float | None, code: str, total_at: float, *, look_at: float | None = None
+    ) -> None:
+        """Something must come within that many seconds, everything by `total_at`; `look_at`:
+        wake the reader then.
 
         One timer serves many waits: when it is early it sets itself anew.
         """
         due_at = NEVER if within is None else self._loop.time() + within
         if look_at is not None and look_at < due_at:
             due_at, code = look_at, "look"
-        if self._total_at < due_at:
-            due_at, code = self._total_at, "total-timeout"
+        if total_at < due_at:
+            due_at, code = total_at, "total-timeout"
         self._due_at, self._due_code = due_at, code
         self._is_second_look = False
         if due_at == NEVER:
@@ -273,7 +291,25 @@ class Http1(Link):
             answer.error = answer.error or FetchError("cancelled", "the client was closed")
             answer.wake()
 
+    def end(self, answer: Http1Answer) -> None:
+        """Close, if the answer is still this connection's."""
+        if self._answer is answer:
+            self.close()
+
     # Inside
+
+    def _begin(self, call: Call, head: bytes, answer: Http1Answer, *, is_first: bool) -> None:
+        """Send. On a new connection the server may have answered before it was asked."""
+        early = bytes(self._raw)
+        if self.is_closed or ((self._is_eof or early) and not is_first):
+            raise Unsent("reset", "the server had closed the connection")
+        self._raw.clear()
+        self._send(call, head, answer)
+        if early:
+            self.received -= len(early)
+            self.data_received(early)
+        if self._is_eof and self._answer is answer:
+            self._end_answer(answer, is_clean=self._ended_cleanly())
 
     def _send(self, call: Call, head: bytes, answer: Http1Answer) -> None:
         body = call.body
@@ -289,37 +325,50 @@ class Http1(Link):
         if self._is_full:
             answer.is_sent = False
         if answer.is_sent:
-            self.expect(call.deadlines.head, "head-timeout")
+            self.expect(call.deadlines.head, "head-timeout", answer.total_at)
         else:
-            self._unsent = self._buffered()
-            self.expect(call.deadlines.write, "write-timeout")
+            self._expect_room(answer)
 
     def _sent(self, answer: Http1Answer) -> None:
         """The request has left; from now on the answer is due."""
         answer.is_sent = True
         if answer.phase is Phase.HEAD:
-            self.expect(answer.deadlines.head, "head-timeout")
+            self.expect(answer.deadlines.head, "head-timeout", answer.total_at)
+
+    def _expect_room(self, answer: Http1Answer) -> None:
+        """The peer must take some of what waits in the write buffer; nothing waits: no clock."""
+        self._unsent = self._buffered()
+        within = answer.deadlines.write if self._is_full else None
+        self.expect(within, "write-timeout", answer.total_at)
 
     async def _stream(self, answer: Http1Answer, call: Call, body: AsyncIterable[bytes]) -> None:
         """Send a body part by part, beside the waiting for its answer."""
         try:
-            async for part in _framed(body, call):
-                if self.is_closed:
-                    return
-                self.write(part)
-                while self._is_full and not self.is_closed:
-                    self._room = self._loop.create_future()
-                    await self._room
-                if answer.phase is Phase.HEAD:
-                    self.expect(answer.deadlines.write, "write-timeout")
-        except Exception as error:
-            failed = FetchError("bad-request", f"the body could not be produced: {error}")
-            failed.__cause__ = error
+            async with aclosing(_framed(body, call)) as parts:
+                async for part in parts:
+                    if self.is_closed:
+                        return
+                    self.write(part)
+                    await self._until_room(answer)
+        except BaseException as error:
             self._upload = None
+            failed = FetchError("bad-request", f"the body could not be produced: {error!r}")
+            failed.__cause__ = error
             answer.fail(failed)
+            if not isinstance(error, Exception):
+                raise
             return
         self._upload = None
         self._sent(answer)
+
+    async def _until_room(self, answer: Http1Answer) -> None:
+        while self._is_full and not self.is_closed:
+            if answer.phase is Phase.HEAD:
+                self._expect_room(answer)
+            self._room = self._loop.create_future()
+            await self._room
+        if answer.phase is Phase.HEAD:
+            self._expect_room(answer)
 
     def _finish(self, answer: Http1Answer) -> None:
         self._answer = None
@@ -336,9 +385,11 @@ class Http1(Link):
     def _late(self) -> None:
         self._timer = None
         answer = self._answer
-        if answer is None or answer.waiter is None or answer.waiter.done():
+        if answer is None:
             return
-        if self._loop.time() < self._due_at:
+        if answer.waiter is None or answer.waiter.done():
+            self._watch_unread(answer)
+        elif self._loop.time() < self._due_at:
             if self._due_at != NEVER:
                 self._timer = self._loop.call_at(self._due_at, self._late)
         elif self._due_code == "look":
@@ -347,10 +398,16 @@ class Http1(Link):
             self._is_second_look = True
             self._timer = self._loop.call_later(SECOND_LOOK_S, self._late)
         elif self._due_code == "write-timeout" and self._buffered() < self._unsent:
-            self._unsent = self._buffered()
-            self.expect(answer.deadlines.write, "write-timeout")
+            self._expect_room(answer)
         else:
-            answer.fail(_overdue(self._due_code, answer))
+            answer.fail(overdue(self._due_code, answer.deadlines))
+
+    def _watch_unread(self, answer: Http1Answer) -> None:
+        """Nobody waits now: of the deadlines only the total one goes on."""
+        if self._loop.time() >= answer.total_at:
+            answer.fail(overdue("total-timeout", answer.deadlines))
+        elif answer.total_at != NEVER:
+            self._timer = self._loop.call_at(answer.total_at, self._late)
 
     def _buffered(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
@@ -378,24 +435,28 @@ class Http1(Link):
             self._room.set_result(None)
 
 
-async def _framed(body: AsyncIterable[bytes], call: Call) -> AsyncIterator[bytes]:
+async def _framed(body: AsyncIterable[bytes], call: Call) -> AsyncGenerator[bytes, None]:
     """The parts as they are sent: to the length that was promised, else in chunks."""
     promised = [value for name, value in call.headers if name.lower() == b"content-length"]
     size = 0
-    async for part in body:
-        size += len(part)
-        if promised and size > int(promised[0]):
-            break
-        if part:
-            yield part if promised else b"%x\r\n%b\r\n" % (len(part), part)
+    try:
+        async for part in body:
+            size += len(part)
+            if promised and size > int(promised[0]):
+                break
+            if part:
+                yield part if promised else b"%x\r\n%b\r\n" % (len(part), part)
+    finally:
+        if isinstance(body, AsyncGenerator):
+            await body.aclose()
     if not promised:
         yield b"0\r\n\r\n"
     elif size != int(promised[0]):
         raise ValueError(f"{size} bytes or more where Content-Length said {int(promised[0])}")
 
 
-def _overdue(code: str, answer: Http1Answer) -> FetchError:
-    deadlines = answer.deadlines
+def overdue(code: str, deadlines: Deadlines) -> FetchError:
+    """The error of a deadline that has passed."""
     if code == "total-timeout":
         return FetchError(code, f"not done in {deadlines.total:g} s (timeout.total)")
     if code == "head-timeout":

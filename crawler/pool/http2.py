@@ -20,9 +20,9 @@ import httpcore
 
 from crawler.errors import FetchError
 from crawler.pool.core import CoreAnswer, CoreLink, aborted, request_of
-from crawler.pool.exchange import Exchange, again
+from crawler.pool.exchange import Exchange, Lost, again
 from crawler.pool.faults import wire_fault
-from crawler.pool.link import Unserved
+from crawler.pool.link import Unsent, Unserved
 from crawler.pool.multiplex import Multiplex
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Http2Link(CoreLink):
             if self.is_aborted:
                 raise aborted()
             if self.is_closed or self.is_retired:
-                raise Unserved("reset", "the server had closed the kept connection")
+                raise Unsent("reset", "the server had closed the kept connection")
             await answer.begin(self._multiplex, answer.request(call, head))
         except BaseException:
             answer.drop()
@@ -202,6 +202,10 @@ class Http2Answer(CoreAnswer, Exchange):
         """True when the connection has brought nothing since this request began."""
         return self._http2.received == self._silent_since
 
+    async def aclose(self) -> None:
+        """Give the place back; what was not read makes room for others. Idempotent."""
+        self.drop()
+
     def drop(self) -> None:
         """Want no more of it: the stream is reset unless it has ended."""
         self._multiplex.leave(self)
@@ -228,14 +232,16 @@ class Http2Answer(CoreAnswer, Exchange):
     def _explain(self, error: Exception, *, in_body: bool) -> FetchError:
         if self._link.is_aborted:
             return aborted()
-        if isinstance(error, (FetchError, TimeoutError)) and self._is_silent:
+        is_late = isinstance(error, (FetchError, TimeoutError)) and not isinstance(error, Unserved)
+        if is_late and self._is_silent:
             self._http2.probe()
         if isinstance(error, FetchError):
             return again(error)
         if isinstance(error, httpcore.ConnectionNotAvailable):
-            return Unserved("reset", "the connection takes no more requests")
+            self._http2.retire()
+            return Unsent("reset", "the connection takes no more requests")
         return super()._explain(error, in_body=in_body)
 
 
 def _ended() -> FetchError:
-    return FetchError("reset", "the server closed the connection without an answer")
+    return Lost("reset", "the server closed the connection without an answer")

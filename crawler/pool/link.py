@@ -21,11 +21,19 @@ if TYPE_CHECKING:
     from crawler.pool.channel import ChannelOwner
     from crawler.pool.keepalive import Hint
 
-__all__ = ["Home", "Link", "Unserved"]
+__all__ = ["Crowded", "Home", "Link", "Unsent", "Unserved"]
 
 
 class Unserved(FetchError):
     """A `reset` of a request that the server has not acted upon (RFC 9113 §8.7)."""
+
+
+class Unsent(Unserved):
+    """A `reset` of a request of which not a byte was sent: any may be sent elsewhere."""
+
+
+class Crowded(Unsent):
+    """The server has just lowered how many requests it takes: back to those that wait."""
 
 
 class Home(Protocol):
@@ -56,11 +64,13 @@ class Link(Channel):
         "_received_before",
         "active",
         "expires_at",
+        "handed",
         "home",
         "idled_for",
         "is_retired",
         "origin",
         "streams",
+        "turns",
     )
 
     def __init__(self, owner: ChannelOwner, home: Home, origin: Origin) -> None:
@@ -78,6 +88,10 @@ class Link(Channel):
         """Requests it serves, where it can serve several; kept by the pool."""
         self.is_retired = False
         """It ends with the requests it still serves."""
+        self.turns = 0
+        """Times it was handed on while others waited for sockets."""
+        self.handed: Link | None = None
+        """A free connection that came before this one had a socket."""
         self._received_before = 0
 
     def ready(self) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import h2.errors
@@ -26,9 +27,9 @@ import h2.settings
 import httpcore
 
 from crawler.errors import FetchError
-from crawler.pool.exchange import WINDOW, Exchange, again
+from crawler.pool.exchange import WINDOW, Exchange, Lost, again
 from crawler.pool.frames import FrameState, Violated, what_is_wrong
-from crawler.pool.link import Unserved
+from crawler.pool.link import Crowded, Unserved
 from crawler.pool.stream import Unlocked
 
 if TYPE_CHECKING:
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Multiplex"]
 
-ALL_WINDOWS = 1 << 24
-"""Bytes that it may send ahead on all streams of a connection."""
 STREAMS = 100
 """Requests at once beyond which we do not go, whatever the server allows."""
+ALL_WINDOWS = 2 * STREAMS * WINDOW
+"""Bytes that it may send ahead on all streams. h2 gives a window back by halves: so the other
+half still holds all that readers who stop may leave unread."""
 FLOOD = 4 << 20
 """Unsent bytes at which a server that asks and does not read is given up."""
 LAST_STREAM = (1 << 31) - 1
@@ -121,14 +123,7 @@ class Multiplex(httpcore.AsyncHTTP2Connection):
 
     def receive(self, data: bytes) -> None:
         """Frames came, or parts of them."""
-        state, failed = self._h2_state, None
-        try:
-            state.receive_data(data)
-        except Exception as error:
-            failed = error
-        seen, state.seen = state.seen, []
-        for event in seen:
-            self._dispatch(event)
+        state, failed = self._h2_state, self._hear(data)
         if failed is not None:
             self._break(failed)
         elif state.is_overlong:
@@ -142,15 +137,16 @@ class Multiplex(httpcore.AsyncHTTP2Connection):
         if exchange.events:
             self._take(exchange.events)
             exchange.events.clear()
-        if not exchange.is_ended:
-            exchange.fail(FetchError("cancelled", "the answer was closed before its end"))
+        exchange.fail(FetchError("cancelled", "the answer was closed before its end"))
         self._finish(exchange)
+        self._flush()  # of one that was over, too: its window goes back
 
     def end(self, error: FetchError) -> None:
         """The connection is gone."""
         for exchange in list(self._exchanges.values()):
             if not exchange.is_ended:
-                exchange.fail(error)
+                is_cut = exchange.is_answered and isinstance(error, Lost)
+                exchange.fail(_short(exchange) if is_cut else error)
             self._finish(exchange)
 
     def take_leave(self) -> None:
@@ -178,6 +174,9 @@ class Multiplex(httpcore.AsyncHTTP2Connection):
 
     async def _send_request_headers(self, request: httpcore.Request, stream_id: int) -> None:
         exchange: Exchange = request.extensions["exchange"]
+        state = self._h2_state
+        if state.open_outbound_streams >= state.remote_settings.max_concurrent_streams:
+            raise Crowded("reset", "the server takes fewer requests at once than before")
         exchange.stream_id = stream_id
         exchange.events = self._events[stream_id]
         self._exchanges[stream_id] = exchange
@@ -213,6 +212,8 @@ class Multiplex(httpcore.AsyncHTTP2Connection):
             is_early = exchange.is_answered
             if not await exchange.sender.until(None if is_early else due_at):
                 raise FetchError("write-timeout", f"the server took nothing for {within:g} s")
+        if stream_id in self._exchanges:  # who has sent is woken last
+            self._exchanges[stream_id] = self._exchanges.pop(stream_id)
         largest: int = self._h2_state.max_outbound_frame_size
         return min(room, largest)
 
@@ -230,6 +231,21 @@ class Multiplex(httpcore.AsyncHTTP2Connection):
         self._events.pop(stream_id, None)
 
     # Inside: what the server said
+
+    def _hear(self, data: bytes) -> Exception | None:
+        """Take frames; what made them unreadable, after all that came before it."""
+        state, failed = self._h2_state, None
+        try:
+            state.receive_data(data)
+        except Exception as error:
+            failed = error
+        seen, state.seen = state.seen, []
+        try:
+            for event in seen:
+                self._dispatch(event)
+        except Exception as error:
+            return failed or error
+        return failed
 
     def _dispatch(self, event: Any) -> None:
         if isinstance(event, h2.events.ConnectionTerminated):
@@ -279,6 +295,7 @@ class Multiplex(httpcore.AsyncHTTP2Connection):
         exchange.expected = int(length) if length and not is_bodiless else None
         exchange.is_answered = True
         exchange.keep(event)
+        exchange.sender.wake()  # its deadline was the answer's
 
     def _ended(self, exchange: Exchange, event: Any) -> None:
         exchange.is_ended = True
@@ -301,6 +318,7 @@ class Multiplex(httpcore.AsyncHTTP2Connection):
         self._finish(exchange)
 
     def _told_to_go(self, event: Any) -> None:
+        self._link.retire()  # first: what these give back is not for those that wait
         last = LAST_STREAM if event.last_stream_id is None else event.last_stream_id
         for exchange in list(self._exchanges.values()):
             if exchange.stream_id > last and not exchange.is_ended:
@@ -308,7 +326,6 @@ class Multiplex(httpcore.AsyncHTTP2Connection):
                 exchange.is_ended = True
                 exchange.sent_at = exchange.sent_at or 0.0
                 self._finish(exchange)
-        self._link.retire()
 
     def _refuse(self, exchange: Exchange, error: FetchError) -> None:
         """The server did what it must not: the stream is reset."""
@@ -373,6 +390,10 @@ class Multiplex(httpcore.AsyncHTTP2Connection):
         else:
             exchange.upload = None
             self._sent(exchange)
+        finally:
+            if isinstance(exchange.call.body, AsyncGenerator):
+                with contextlib.suppress(Exception):
+                    await exchange.call.body.aclose()
 
     def _sent(self, exchange: Exchange) -> None:
         exchange.sent_at = asyncio.get_running_loop().time()

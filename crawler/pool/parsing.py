@@ -117,7 +117,7 @@ class Reading:
             self._look_behind(data)
             return
         room = self._room
-        self._fed.append(data)
+        self._fed.append(data[:room])
         self._parse(data[:room])
         if self.phase is Phase.HEAD and self.error is None:
             self._room = room - len(data)
@@ -172,12 +172,13 @@ class Reading:
             return
         self.status = status
         self.http_version = self._parser.get_http_version()
-        self.phase = Phase.BODY
-        self._fed = []
         if len(self.headers) > self._limits.fields:
             fields = f"{len(self.headers)} fields, {self._limits.fields} allowed (head.fields)"
             self._refuse_head(fields)
         self._frame()
+        if self.error is None:
+            self.phase = Phase.WHOLE if self._has_no_body() else Phase.BODY
+            self._fed = []
 
     def on_body(self, data: bytes) -> None:
         """Bytes of the body."""
@@ -195,6 +196,8 @@ class Reading:
             self.reason = b""
         elif self.phase is Phase.BODY:
             self.phase = Phase.WHOLE
+        elif self._is_chunked and self.status not in BODILESS:
+            self.is_surplus = True  # to HEAD: chunks that the parser, unlike us, expected
 
     # Inside
 
@@ -226,22 +229,25 @@ class Reading:
             if lower == b"content-length":
                 has_length = True
             elif lower == b"transfer-encoding":
-                is_chunked = value.lower() == b"chunked"
+                is_chunked = value.strip().lower() == b"chunked"
                 if not is_chunked:
                     self._break(f"transfer coding {glimpse(value)}")
             elif lower == b"keep-alive":
                 self.hint = parse(value)
             else:
-                tokens = value.lower()
+                tokens = [token.strip() for token in value.lower().split(b",")]
                 is_close = is_close or b"close" in tokens
                 is_kept = is_kept or b"keep-alive" in tokens
         self._is_chunked = is_chunked
         self.is_lasting = not is_close and (self.http_version == "1.1" or is_kept)
-        if self._is_bodiless or self.status in BODILESS:
-            self.phase = Phase.WHOLE
-        elif not has_length and not is_chunked:
+        if self.http_version == "1.0" and is_chunked:
+            self.is_lasting = False  # RFC 9112 §6.1: its framing is not to be trusted
+        if not has_length and not is_chunked and not self._has_no_body():
             self._is_until_close = True
             self.is_lasting = False
+
+    def _has_no_body(self) -> bool:
+        return self._is_bodiless or self.status in BODILESS
 
     def _begin_interim(self) -> None:
         self._is_interim = True

@@ -83,8 +83,8 @@ class ResolverStats:
 class Resolver:
     """Looks names up, each once, and remembers the answers.
 
-    `overrides`: host → address literal, or several separated by commas; they win over the
-    cache and the system. `policy` judges every address; None: all may be connected to.
+    `overrides`: host → address literal, or several, in a list or separated by commas; they
+    win over the cache and the system. `policy` judges every address; None: all may be connected to.
     `threads`: look-ups at the same time. `positive_s` (± 10 %) and `negative_s`: seconds an
     answer and a failure are remembered, a temporary failure 1 s at most; 0: not at all.
     `limit`: hosts remembered, the least recently used goes. `look_up`: blocking; None:
@@ -96,7 +96,7 @@ class Resolver:
     def __init__(
         self,
         *,
-        overrides: Mapping[str, str] = {},
+        overrides: Mapping[str, str | Sequence[str]] = {},
         policy: Policy | None = None,
         threads: int = 16,
         positive_s: float = 300.0,
@@ -426,16 +426,18 @@ def _parse(text: str) -> Address | None:
     return None
 
 
-def _override(host: str, value: str) -> tuple[str, tuple[Address, ...]]:
+def _override(host: str, value: str | Sequence[str]) -> tuple[str, tuple[Address, ...]]:
     key = host.lower().removesuffix(".")
     if not key or _parse(key) is not None:
         raise SettingsError(f"resolve: {host!r} is not a host name")
-    found = [_parse(part.strip()) for part in value.split(",")]
+    parts = value.split(",") if isinstance(value, str) else value
+    is_list = isinstance(parts, list | tuple) and all(isinstance(part, str) for part in parts)
+    found = [_parse(part.strip()) for part in parts] if is_list else [None]
     addresses = tuple(dict.fromkeys(address for address in found if address is not None))
     if None in found or not addresses:
         raise SettingsError(
             f"resolve: {host!r} = {value!r} is not an IP address",
-            hint="one address, or several separated by commas",
+            hint="one address, or several: a list, or separated by commas",
         )
     return key, addresses
 

@@ -103,6 +103,12 @@ class SocketTable:
             self._relieved += 1
             next(iter(self._idle)).close()
 
+    def close_idle(self) -> None:
+        """Close every idle channel: the system has run short."""
+        while self._idle:
+            self._relieved += 1
+            next(iter(self._idle)).close()
+
     def sweep(self, now: float) -> int:
         """Close what has been idle for too long; how many."""
         due = self._expiries.due(now)

@@ -44,6 +44,9 @@ class Stream(Link):
         self._all_by: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_second_look = False
+        self.waited_s = 0.0
+        """Seconds spent waiting for bytes: the floor's clock."""
+        self._wait_begun = 0.0
         self.floor: RateFloor | None = None
         """How slowly bytes may come while somebody waits for them; None: as they like."""
         self.first_bytes = b""
@@ -105,8 +108,6 @@ class Stream(Link):
             self._is_held = False
             assert self._transport is not None
             self._transport.resume_reading()
-            if self.floor is not None:
-                self.floor.restart(self.now(), self.received)
         return data
 
     async def send(self, buffer: bytes, timeout: float | None) -> None:
@@ -145,6 +146,7 @@ class Stream(Link):
         if self._is_eof or self.is_closed:
             return
         self._reader = self._loop.create_future()
+        self._wait_begun = self._loop.time()
         if self._all_by is not None or timeout is not None:
             self._expect_by(self._all_by or self._loop.time() + (timeout or 0.0))
         try:
@@ -153,6 +155,7 @@ class Stream(Link):
             raise httpcore.ReadTimeout(f"nothing came for {timeout} s") from error
         finally:
             self._reader = None
+            self.waited_s += self._loop.time() - self._wait_begun
 
     def _expect_by(self, deadline: float) -> None:
         """One timer serves many reads: when early, it sets itself anew."""
@@ -167,14 +170,18 @@ class Stream(Link):
 
     def _look_at(self) -> float:
         ends_at = self.floor.ends_at if self.floor is not None else None
-        return self._read_by if ends_at is None else min(self._read_by, ends_at)
+        if ends_at is None:
+            return self._read_by
+        return min(self._read_by, self._wait_begun + ends_at - self.waited_s)
 
     def _late(self) -> None:
         self._timer = None
         if self._reader is None or self._reader.done():
             return
         now = self._loop.time()
-        if self.floor is not None and self.floor.is_too_slow(now, self.received):
+        if self.floor is not None and self.floor.is_too_slow(
+            self.waited_s + now - self._wait_begun, self.received
+        ):
             self._reader.set_exception(FetchError("too-slow"))
         elif now < self._read_by:
             self._timer = self._loop.call_at(self._look_at(), self._late)

@@ -60,7 +60,7 @@ class TlsContexts:
         """The profile's context, built at its first use (about 15 ms).
 
         `http2`: HTTP/2 is offered beside HTTP/1.1 (RFC 7301). Raises SettingsError when a
-        file cannot be read.
+        file cannot be read, and for a version that is none.
         """
         self._asked += 1
         context = self._contexts.get((profile, http2))
@@ -74,6 +74,9 @@ class TlsContexts:
 
 
 def _build(profile: TlsProfile, *, http2: bool) -> ssl.SSLContext:
+    if profile.minimum not in VERSIONS:
+        wanted = " or ".join(map(repr, VERSIONS))
+        raise SettingsError(f"tls.minimum = {profile.minimum!r}: expected {wanted}")
     try:
         context = ssl.create_default_context(cafile=profile.ca_file or certifi.where())
     except OSError as error:

@@ -15,7 +15,7 @@ cookie kept by a client of ours.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import httpx
 
@@ -28,6 +28,7 @@ from crawler.pool.http1 import Http1
 from crawler.pool.proxy import ProxyRoute
 from crawler.pool.route import Route
 from crawler.pool.tls import TlsContexts, TlsProfile
+from crawler.units import Address, Count, Seconds, convert, expected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -54,7 +55,8 @@ class PoolTransport(httpx.AsyncBaseTransport):
     who speaks HTTP; `http2`: HTTP/2 is spoken where the server can, always by httpcore.
     `deadlines` hold where a request's `extensions["timeout"]` names none.
 
-    Raises SettingsError for a proxy or TLS profile that cannot be used.
+    Raises SettingsError for a value that none of these can be, for a proxy or TLS profile
+    that cannot be used.
     """
 
     def __init__(
@@ -72,6 +74,17 @@ class PoolTransport(httpx.AsyncBaseTransport):
         dialer: Dialer | None = None,
         contexts: TlsContexts | None = None,
     ) -> None:
+        _check(
+            connections=(connections, Count, "a whole number, 1 or more"),
+            keepalive=(keepalive, Seconds, "seconds, 0 or more"),
+            local_address=(local_address, Address | None, "an IP address, or None"),
+            engine=(engine, Engine, expected(Engine)),
+        )
+        if not isinstance(proxy, str | None):
+            raise SettingsError(
+                f"proxy of type {type(proxy).__name__}: expected a URL, or none",
+                hint="pass its URL as text: proxy='http://user:password@host:3128'",
+            )
         self.dialer = dialer or Dialer(keepalive=keepalive)
         """Give it to another transport to share sockets, names and learned keep-alive."""
         self._is_dialer_ours = dialer is None
@@ -83,7 +96,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
                 dialer=self.dialer,
                 context=lambda: contexts.context(profile, http2=http2),
                 proxy_context=lambda: contexts.context(profile),
-                proxy=ProxyRoute.parse(proxy) if proxy else None,
+                proxy=None if proxy is None else ProxyRoute.parse(proxy),
                 local_address=local_address,
             ),
             speaking=_speaking(engine, http2=http2),
@@ -222,6 +235,16 @@ class PoolClient(httpx.AsyncClient):
     @cookies.setter
     def cookies(self, cookies: object) -> None:
         raise TypeError("a pool's client keeps no cookies; send them as a header")
+
+
+def _check(**given: tuple[object, Any, str]) -> None:
+    """Refuse the first value that is not of its type, which the text tells."""
+    for name, (value, kind, wanted) in given.items():
+        try:
+            if isinstance(convert(value, kind), str) is not isinstance(value, str):
+                raise ValueError("text, where code has a number")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SettingsError(f"{name} = {value!r}: expected {wanted}") from error
 
 
 def _speaking(engine: Engine, *, http2: bool) -> type[Link]:
