@@ -189,6 +189,7 @@ class Session:
         crawl.queued = counts.get("queued", 0)
         self._crawls[row.id] = crawl
         self._access.forget_keys()
+        self._wire.forget_shortage()
         self._ends[row.id] = self._loop.create_future()
         spider._fetch = lambda request: self._errands.fetch(crawl, request)
         for name in named:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from crawler.retry import Decision
     from crawler.run import Crawl
     from crawler.scheduler import Domain, Scheduler
+    from crawler.settings import Settings
     from crawler.web.redirects import Hop
     from storage import DomainRow
 
@@ -124,9 +125,16 @@ class Wire:
             decoded_bytes=limits.body.decoded,
             cut_at=cut_at,
         )
-        proxies = limits.for_domain(slot.domain.name).proxies
-        if request.proxy is not None:
-            return await self._through(slot, order, request.proxy)
+        outcome = await self._sent(slot, order, request.proxy, limits)
+        self._note_shortage(outcome)
+        return outcome
+
+    async def _sent(
+        self, slot: Slot, order: Order, proxy: str | None, settings: Settings
+    ) -> Outcome:
+        if proxy is not None:
+            return await self._through(slot, order, proxy)
+        proxies = settings.for_domain(slot.domain.name).proxies
         if not proxies:
             return await self._downloader.fetch(slot.lease, order)
         return await self._through_one_of(slot, order, proxies)
@@ -158,7 +166,6 @@ class Wire:
     def learn(self, domain: Domain, outcome: Outcome, verdict: Decision | Hop) -> None:
         """The pace hears of an outcome."""
         now = self.clock()
-        self._note_shortage(now, outcome)
         if isinstance(verdict, Requeue) and verdict.domain_for is not None:
             domain.pace.refused(now, verdict.domain_for, outcome.code, outcome.message)
         elif outcome.error is None:
@@ -175,11 +182,16 @@ class Wire:
         """What this machine lacks, while nothing else comes of requests; None: nothing."""
         return None if self._short_since is None else f"local:{self._shortage}"
 
-    def _note_shortage(self, now: float, outcome: Outcome) -> None:
-        if outcome.error is None or outcome.error.code != "local":
+    def forget_shortage(self) -> None:
+        """A run begins: what held another one up need not hold it up."""
+        self._short_since = None
+
+    def _note_shortage(self, outcome: Outcome) -> None:
+        is_short = outcome.code == "local" and not isinstance(outcome.error, AllRest)
+        if not is_short:
             self._short_since = None
         elif self._short_since is None:
-            self._short_since, self._shortage = now, outcome.message
+            self._short_since, self._shortage = self.clock(), outcome.message
             log.warning("nothing can be sent: %s", outcome.message)
 
     def pace_row(self, domain: Domain, outcome: Outcome) -> DomainRow:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from crawler import CrawlResult, FetchError, Spider
+    from crawler import CrawlResult, Spider
     from crawler.proxies import ProxyStats
 
 NO_ROBOTS = RobotsSettings(obey=False)
@@ -258,15 +258,16 @@ def test_only_an_answer_ends_the_rest_of_a_proxy_and_its_doubling(
                     fields = {"Content-Length": "7"} if code == "bad-request" else None
                     yield Request(site.url("/"), headers=fields)
 
-                def before_request(self, request: Request) -> None:
+                def before_request(self, request: Request) -> Request:
                     session._access.heard(urls, urls[0], has_failed=True)
+                    return request
 
-                def before_retry(self, request: Request, error: FetchError, wait_s: float) -> None:
-                    told.append(error.code)
+                def before_retry(self, request: Request, error: Exception, wait_s: float) -> None:
+                    told.append(getattr(error, "code", None))
                     raise StopCrawl
 
-                def on_error(self, request: Request, error: FetchError) -> None:
-                    told.append(error.code)
+                def on_error(self, request: Request, error: Exception) -> None:
+                    told.append(getattr(error, "code", None))
 
             while code == "local" and budget.try_acquire():
                 pass

@@ -34,6 +34,8 @@ LINE_ENDS = 16
 BODILESS = frozenset((204, 304))
 """Statuses without a body, whatever the head says (RFC 9112 §6.3); so is any to HEAD."""
 FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"keep-alive"))
+_BLANK = re.compile(rb"^HTTP/1[^\n]*\n[ \t]", re.M)
+"""A folded line with no field before it: llhttp might take it for the end of the head."""
 _LENGTHS = re.compile(rb"^content-length[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?\n", re.I | re.M)
 
 
@@ -269,7 +271,7 @@ class Reading:
         self._is_lenient = True
         fed = b"".join(self._fed)
         head = fed[: _end_of_head(fed) + 1]
-        if head.count(b"\r") != head.count(b"\r\n"):
+        if head.count(b"\r") != head.count(b"\r\n") or _BLANK.search(head):
             return False
         self._parser = _parser(self, lenient_headers=True)
         self._interim, self._is_interim, self.headers, self.reason = 0, False, [], b""
