@@ -8,8 +8,6 @@ import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from crawler import (
     DomainSettings,
     Request,
@@ -32,6 +30,8 @@ from tests.wire import CA_FILE, good_context
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    import pytest
 
     from crawler import CrawlResult
 

@@ -148,7 +148,9 @@ def test_a_connection_lasts_as_the_answer_says_unless_something_is_left_over(
     made: Made, cuts: list[int]
 ) -> None:
     reading = reading_of(pieces(made.data, cuts), made.method)
-    assert (reading.is_lasting, reading.is_surplus) == (made.lasts, False)
+    assert not reading.is_surplus
+    ends_like_more = made.body.endswith((b"\r", b"\n"))
+    assert reading.is_lasting == made.lasts or (ends_like_more and not reading.is_lasting)
 
 
 @given(
@@ -274,6 +276,7 @@ LENIENT = (
     "no response line received",  # empty lines before the answer
     "malformed chunk footer",  # LF alone after a chunk's bytes
     "illegal chunk header",  # LF alone, spaces after a chunk's size
+    "Only Transfer-Encoding",  # in an interim answer
     "illegal status line",  # odd words after the status, or in an interim answer
     "illegal header line",  # CR in a value, space before a colon, odd names
     "continuation line at start of headers",

@@ -198,7 +198,7 @@ class BoundedPool:
         host = self._hosts.get(link.origin.domain)
         if host is None:
             return
-        host.links.discard(link)
+        host.links.pop(link, None)
         self._sharing.lose(host, link)
         stack = host.idle.get(link.origin, [])
         if link in stack:
@@ -271,6 +271,9 @@ class BoundedPool:
                         return link
                     if self._is_closed:
                         raise _closed()
+                    if (idle := self._take(host, call)) is not None:
+                        self._come_back(host, call)
+                        return idle
                 else:
                     self._sharing.go_alone(host, call)
                 return await self._open(host, call)
@@ -319,7 +322,7 @@ class BoundedPool:
         def make() -> Link:
             nonlocal link
             link = self._speaking(self._sockets, self, call.origin)
-            host.links.add(link)
+            host.links[link] = None
             self._peak = max(self._peak, len(host.links))
             return link
 
@@ -350,11 +353,12 @@ class BoundedPool:
     def _offer(self, host: Host, link: Link, keep: float) -> None:
         """A connection is free: the first waiter's, else idle.
 
-        Where sockets are short it may be handed on TURNS times; then its socket goes to
-        whoever has waited longest, whatever the domain.
+        While other domains wait for sockets it may be handed on TURNS times; then its
+        socket is theirs.
         """
-        is_short = self._sockets.budget.waiting > 0
-        link.turns = link.turns + 1 if is_short else 0
+        waiting = self._sockets.wanted
+        own = sum(_is_waiting(other) for other in host.links) if waiting else 0
+        link.turns = link.turns + 1 if waiting > own else 0
         if link.turns > TURNS:
             link.close()
             return
@@ -374,7 +378,7 @@ class BoundedPool:
                     link.active = 1
                 waiter.set_result(link)
                 return
-        if is_short and not self._http2 and self._hand_to_opener(host, link):
+        if own and not self._http2 and self._hand_to_opener(host, link):
             return
         host.idle.setdefault(link.origin, []).append(link)
         self._sockets.rest(link, keep)
@@ -382,9 +386,10 @@ class BoundedPool:
     def _hand_to_opener(self, host: Host, link: Link) -> bool:
         """A free connection serves who waits for a socket to open another like it."""
         for other in host.links:
-            is_waiting = other.is_queued and other.opening is not None and other.handed is None
-            if is_waiting and other.origin == link.origin and other.opening is not None:
+            if other.origin == link.origin and _is_waiting(other) and other.opening is not None:
                 other.handed = link
+                other.is_leaving = True
+                self._sockets.leaving += 1
                 link.idled_for = 0.0
                 other.opening.reschedule(link.now())
                 return True
@@ -456,6 +461,10 @@ class BoundedPool:
         for link in idle:
             link.close()
         return len(idle)
+
+
+def _is_waiting(link: Link) -> bool:
+    return link.is_queued and not link.is_leaving
 
 
 def _closed() -> FetchError:

@@ -55,6 +55,7 @@ class Channel(asyncio.Protocol):
         "idle_at",
         "is_aborted",
         "is_closed",
+        "is_leaving",
         "is_queued",
         "on_lost",
         "opening",
@@ -92,6 +93,8 @@ class Channel(asyncio.Protocol):
         """True once we gave it up while it was in use."""
         self.is_queued = False
         """It waits for a socket."""
+        self.is_leaving = False
+        """It is about to stop waiting: another connection was given in its place."""
         self.opening: asyncio.Timeout | None = None
         """The step under way before the channel is ready; closing ends it."""
         self.on_lost: Callable[[Channel], None] | None = None

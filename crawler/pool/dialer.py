@@ -159,6 +159,7 @@ class Dialer:
                 await self.budget.acquire(deadline)
         finally:
             channel.is_queued = False
+            self.sockets.leaving -= channel.is_leaving
             channel.opening = None
         if self._is_closed:
             self.budget.release()

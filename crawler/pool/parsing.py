@@ -287,7 +287,7 @@ class Reading:
         if self.parts and not self._is_chunked:
             # A body of line ends, and line ends after it, look the same.
             self.is_surplus = not data.endswith(self.parts[-1])
-            self.is_lasting = self.is_lasting and not self.parts[-1].isspace()
+            self.is_lasting = self.is_lasting and bool(self.parts[-1].strip(b"\r\n"))
         else:
             ends = data[-LINE_ENDS:]
             ends = ends[len(ends.rstrip(b"\r\n")) :]

@@ -72,7 +72,7 @@ class Host:
     def __init__(self, domain: str, keepalive: KeepAlive) -> None:
         self.domain = domain
         self.keepalive = keepalive
-        self.links: set[Link] = set()
+        self.links: dict[Link, None] = {}
         """Being opened, open, or closed with the descriptor still there."""
         self.reserved = 0
         """Places granted to waiters that have not yet begun to open."""

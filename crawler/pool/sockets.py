@@ -68,6 +68,8 @@ class SocketTable:
         self._relieved = 0
         self.connects = 0
         self.failures = 0
+        self.leaving = 0
+        """Channels that are queued for a token and no longer want one."""
 
     def __repr__(self) -> str:
         return f"<SocketTable {len(self._channels)} open, {len(self._idle)} idle>"
@@ -76,6 +78,11 @@ class SocketTable:
         """The channel has taken a token."""
         self._channels.add(channel)
         self._peak = max(self._peak, len(self._channels))
+
+    @property
+    def wanted(self) -> int:
+        """How many wait for a socket in earnest."""
+        return self.budget.waiting - self.leaving
 
     def holds(self, channel: Channel) -> bool:
         """Whether the channel has a token."""
@@ -99,7 +106,7 @@ class SocketTable:
 
     def relieve(self) -> None:
         """Close the longest idle channels, as many as wait for a token in vain."""
-        while self._idle and self.budget.waiting > len(self._closing):
+        while self._idle and self.wanted > len(self._closing):
             self._relieved += 1
             next(iter(self._idle)).close()
 
