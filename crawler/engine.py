@@ -446,10 +446,9 @@ class Session:
     # -- heartbeat and patience --------------------------------------------------------------
 
     def _beat(self) -> None:
-        """Once a second: sweep connections, renew claims, notice that nothing will happen."""
+        """Once a second: renew claims, notice that nothing will happen."""
         self._heart = self._loop.call_later(HEARTBEAT_S, self._beat)
         now = self._clock()
-        self._clients.sweep(now)
         self._frontier.beat(now)
         if not self._is_busy():
             self._judge_patience(now)

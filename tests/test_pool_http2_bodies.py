@@ -295,6 +295,7 @@ def test_row_21_an_answer_closed_early_resets_its_stream_and_gives_its_window_ba
                 await response.aclose()
                 await response.aclose()
             lease.release()
+            assert server.connections == 1
             await settle(cache, server)
 
     wire.play(scene)

@@ -46,6 +46,7 @@ def test_whole_answers_closed_unread_do_not_use_up_the_window(
                 await response.aclose()
                 await response.aclose()
             lease.release()
+            assert server.connections == 1
             await settle(cache, server)
 
     wire.play(scene)

@@ -7,7 +7,7 @@ whether the connection may serve again. Does not own: the grammar (`parsing`), o
 Invariants: the connection is given back only after the parser has returned, so that what
 came with the last byte is seen; one that was not read to the end, or whose request was
 not sent to the end, is closed; a deadline that passed is acted upon only after the loop
-has looked at the socket once more; at most HIGH_WATER bytes wait unread.
+has looked at the socket once more; at most HIGH_WATER bytes and one read wait unread.
 """
 
 from __future__ import annotations

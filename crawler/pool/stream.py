@@ -4,8 +4,8 @@ Owns: the way bytes go between the loop and httpcore. Does not own: HTTP (`core`
 and what it is built on).
 
 Invariants: a timeout is acted upon only after the loop has looked at the socket once
-more; at most HIGH_WATER bytes wait unread; a stream that TLS cut off is never taken for
-one that ended.
+more; at most HIGH_WATER bytes and one read wait unread; a stream that TLS cut off is never
+taken for one that ended.
 """
 
 from __future__ import annotations

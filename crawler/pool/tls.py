@@ -1,7 +1,7 @@
 """TLS contexts, built once per profile and shared by every client that asks for it.
 
 Owns: the settings that make one context differ from another, and how many were built.
-Does not own: handshakes (`backend`), or which domain gets which profile (settings).
+Does not own: handshakes (`channel`), or which domain gets which profile (settings).
 
 Invariants: one context per profile, however many clients; none is built for a crawl that
 never meets https; a context is never changed after it was built.
