@@ -42,13 +42,24 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "demo": Entry("Start", "crawler.cli.demo", "Crawl a built-in site; needs no network"),
+    "init": Entry("Start", "crawler.cli.init", "Make a project in a folder"),
+    "new": Entry("Start", "crawler.cli.new", "Make a spider from a template"),
     "run": Entry("Run", "crawler.cli.run", "Run a spider, or go on with an interrupted run"),
-    "list": Entry("Run", "crawler.cli.spiders", "Spiders that can be run"),
+    "set": Entry("Run", "crawler.cli.set", "Steer a running crawl: pause, stop, pace"),
+    "requeue": Entry("Run", "crawler.cli.requeue", "Queue failed or dropped URLs again"),
+    "status": Entry("Look", "crawler.cli.status", "What a run is doing now"),
     "runs": Entry("Look", "crawler.cli.runs", "Runs in a database"),
     "report": Entry("Look", "crawler.cli.report", "Summary of a run"),
+    "errors": Entry("Look", "crawler.cli.errors", "Failures by cause and domain"),
+    "why": Entry("Look", "crawler.cli.why", "What became of one URL, and why"),
     "sql": Entry("Look", "crawler.cli.sql", "Query a database"),
+    "fetch": Entry("Write spiders", "crawler.cli.fetch", "Fetch one page, and how it travelled"),
+    "shell": Entry("Write spiders", "crawler.cli.shell", "Try selectors on a page"),
+    "parse": Entry("Write spiders", "crawler.cli.parse", "Try a callback on one page"),
+    "list": Entry("Write spiders", "crawler.cli.spiders", "Spiders that can be run"),
     "export": Entry("Data", "crawler.cli.export", "Items as CSV, JSON or JSON lines"),
     "config": Entry("Machine", "crawler.cli.config", "Settings in effect, and their origin"),
+    "doctor": Entry("Machine", "crawler.cli.doctor", "Is this machine fit to crawl?"),
 }
 
 

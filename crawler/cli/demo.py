@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from crawler.cli.run import Plan, run_plans
+from crawler.cli.plans import Plan
+from crawler.cli.running import run_plans
 from crawler.demo.shop import Shop
 from crawler.demo.site import Bookshop
 from crawler.errors import UsageError
