@@ -13,6 +13,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from crawler.meter import Meter
+
 if TYPE_CHECKING:
     from crawler.pace import Pace
     from crawler.window import Ready, Window
@@ -109,6 +111,7 @@ class Domain:
         "epoch",
         "gate",
         "in_line",
+        "meter",
         "name",
         "pace",
         "turn",
@@ -121,6 +124,7 @@ class Domain:
     def __init__(self, name: str, pace: Pace) -> None:
         self.name = name
         self.pace = pace
+        self.meter = Meter()
         self.epoch = 0
         """0: not claimed; its rows cannot be committed."""
         self.active = 0
@@ -143,12 +147,13 @@ class Domain:
     def has_room(self) -> bool:
         """Another request may be put on the wire, as far as slots and the gate go."""
         passes = not self.gate or (bool(self.asides) and not self.asides[0].obeys_robots)
-        return passes and self.active < self.pace.concurrency
+        return passes and self.active < self.pace.concurrency and not self.pace.is_paused
 
     def needs_client(self, now: float, *, within: float) -> bool:
         """Something is ready that the pace lets start within that many seconds."""
         is_ready = bool(self.asides) or any(map(len, self.windows.values()))
-        return is_ready and self.pace.next_at <= now + within
+        is_due = self.pace.next_at <= now + within and not self.pace.is_paused
+        return is_ready and is_due
 
     @property
     def is_idle(self) -> bool:

@@ -144,11 +144,11 @@ class Downloader:
         return self._clients.may_lease(self._key(domain))
 
     def lease(self, domain: str, connections: int) -> Lease:
-        """The domain's client, with at most that many connections should it be made now.
+        """The domain's client, with at most that many connections from now on.
 
         Raises RuntimeError when every client is in use: ask `may_lease` first.
         """
-        return self._clients.lease(self._key(domain), connections)
+        return self._bound(self._clients.lease(self._key(domain), connections), connections)
 
     def routed(self, lease: Lease, proxy: str) -> Lease:
         """The lease of the domain's client through a proxy, in place of the direct one.
@@ -164,7 +164,7 @@ class Downloader:
         try:
             ProxyRoute.parse(proxy)
             if self._clients.may_lease(key):
-                other = self._clients.lease(key, connections)
+                other = self._bound(self._clients.lease(key, connections), connections)
                 lease.release()
                 return other
         except UsageError as error:
@@ -172,7 +172,13 @@ class Downloader:
         if self._clients.leases(lease.key) > 1:
             raise FetchError("local", "every client is in use (pool.clients)")
         lease.release()
-        return self._clients.lease(key, connections)
+        return self._bound(self._clients.lease(key, connections), connections)
+
+    def _bound(self, lease: Lease, connections: int) -> Lease:
+        """The bound may have changed since the client was made."""
+        if lease.client.transport.pool.connections != connections:
+            self._clients.bind(lease, connections)
+        return lease
 
     async def fetch(self, lease: Lease, order: Order) -> Outcome:
         """Send an order under a lease. Never raises FetchError: it is in the Outcome."""

@@ -1,38 +1,35 @@
 """A session: what one process owns for one database, and the loop that keeps it going.
 
 Owns: store, client cache, robots cache, scheduler, the tasks of all visits; runs as they
-begin, stop and end. Does not own: which request is next (`scheduler`), what an outcome
+begin; the heartbeat. Does not own: which request is next (`scheduler`), what an outcome
 means (`run`), the steps of a visit (`visits`, `errands`), when the store is asked for
-rows (`frontier`).
+rows (`frontier`), how runs end (`endings`), figures (`gauges`), commands (`helm`).
 
 Invariants: nothing waits but rows and timers: a task exists only for what is on the wire
-or on its way to the store; `pump` is the one place that starts visits; a run ends only
-when nothing of it is under way and the store says that nothing is queued, or when it was
-told to stop; every ending is written into the run's row.
+or on its way to the store; `pump` is the one place that starts visits; what others see of
+the session, and may do to it, passes through the heartbeat.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from crawler import turns
 from crawler.access import Access, check, open_clients
 from crawler.downloader import Downloader
+from crawler.endings import Endings
 from crawler.errands import Errands
-from crawler.errors import FetchError, SpiderError, StopCrawl
+from crawler.errors import FetchError
 from crawler.frontier import Frontier
-from crawler.harvest import describe
-from crawler.pace import Pace
-from crawler.plugins import call, is_ours
+from crawler.gauges import Gauges
+from crawler.helm import Helm
 from crawler.plugins import hooks as hooks_of
 from crawler.pump import Pump
-from crawler.result import ENDINGS, CrawlResult, Snapshot
 from crawler.run import Crawl
 from crawler.scheduler import (
     Action,
@@ -44,20 +41,21 @@ from crawler.scheduler import (
     Robots,
     Scheduler,
 )
-from crawler.seeding import seed
+from crawler.seeding import start
 from crawler.settings import Settings
-from crawler.urls import is_private
 from crawler.visits import Visits
 from crawler.web.robots import RobotsCache
 from crawler.wire import Wire
-from storage import RunSpec, RunState, StorageError, open_store
+from crawler.wishes import Wishes
+from storage import Beside, RunSpec, RunState, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
+    from crawler.live import Live
     from crawler.pool import CacheStats
-    from crawler.settings import DomainSettings
+    from crawler.result import CrawlResult
     from crawler.spider import Spider
     from crawler.urls import Target
     from crawler.wire import Slot
@@ -66,11 +64,6 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 HEARTBEAT_S = 1.0
-GRACE_S = 10.0
-"""Seconds that requests under way are given to end after `stop`."""
-SWITCH_S = 0.0001
-"""The writer thread waits about this long for the interpreter lock at each statement; with
-Python's own 5 ms a callback that computes holds up every commit."""
 
 
 class Session:
@@ -84,20 +77,19 @@ class Session:
         self._clock = loop.time
         self._robots = RobotsCache()
         self._clients = open_clients(settings, clock=loop.time)
-        self._access = Access(settings, self._wishes)
+        self._crawls: dict[int, Crawl] = {}
+        self._named: set[str] = set()
+        """Domains that the user named: on this machine's own network they need no pause."""
+        self._wishes = Wishes(settings, self._crawls, self._named)
+        self._access = Access(settings, self._wishes.of)
         self._downloader = Downloader(self._clients, key=self._access.key)
         self._scheduler = Scheduler(
-            pace_for=self._pace_for,
+            pace_for=self._wishes.pace_for,
             may_lease=self._downloader.may_lease,
             robots=self._robots,
             clients=settings.pool.clients,
         )
-        self._crawls: dict[int, Crawl] = {}
-        self._ends: dict[int, asyncio.Future[CrawlResult]] = {}
-        self._named: set[str] = set()
-        """Domains that the user named: on this machine's own network they need no pause."""
         self._tasks: dict[asyncio.Task[None], Crawl | None] = {}
-        self._endings: set[asyncio.Task[None]] = set()
         self._pump = Pump(
             loop, self._scheduler, has_room=self._has_room, act=self._act, pumped=self._pumped
         )
@@ -117,6 +109,46 @@ class Session:
             clock=loop.time,
             woke=wake,
         )
+        self._assemble(wake)
+        self._is_stopped = False
+        self._heart = loop.call_later(HEARTBEAT_S, self._beat)
+        self._restore_turns = turns.quicken()
+
+    def _assemble(self, wake: Callable[[], None]) -> None:
+        """What stands on scheduler, frontier and wire."""
+        store = self.store
+        beside = Beside.open(store.path) if store.path is not None else None
+        self._helm = Helm(
+            beside,
+            self._crawls,
+            self._scheduler,
+            self._wishes,
+            self._wire,
+            sockets=self._clients.budget.stats().derived,
+            requests=self.settings.concurrency,
+            stop=self.stop_run,
+            woke=wake,
+        )
+        self._endings = Endings(
+            store,
+            self._scheduler,
+            self._clients,
+            self._crawls,
+            self._tasks,
+            spawn=self._spawn,
+            looked_at=self._look_at,
+            proceed=self._helm.proceed,
+            left=self._runs_changed,
+        )
+        self._gauges = Gauges(
+            store,
+            self.settings,
+            self._scheduler,
+            self._clients,
+            self._wire,
+            self._crawls,
+            spawn=self._spawn,
+        )
         self._errands = Errands(self._wire, self._scheduler, store, self._robots, woke=wake)
         self._visits = Visits(
             self._wire,
@@ -125,18 +157,19 @@ class Session:
             store,
             self._crawls,
             woke=wake,
-            settled=self._settled,
+            settled=self._endings.settled,
             stop=self.stop_run,
         )
-        self._is_stopped = False
-        self._heart = loop.call_later(HEARTBEAT_S, self._beat)
-        self._switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(min(SWITCH_S, self._switch_s))
 
     @classmethod
     async def open(cls, db: str | Path | None = None, settings: Settings | None = None) -> Session:
         """Open a database (None: in memory). Raises StorageError when it cannot be had."""
-        return cls(await open_store(db), settings or Settings())
+        store = await open_store(db)
+        try:
+            return cls(store, settings or Settings())
+        except BaseException:
+            await store.aclose()
+            raise
 
     async def __aenter__(self) -> Session:
         return self
@@ -186,21 +219,19 @@ class Session:
             done_before=counts.get("done", 0) - counts.get("redirected", 0),
             is_new_limit=resume is None or resume.state is RunState.FINISHED,
         )
-        crawl.queued = counts.get("queued", 0)
+        crawl.queued = crawl.queued_before = counts.get("queued", 0)
         self._crawls[row.id] = crawl
-        self._access.forget_keys()
         self._wire.forget_shortage()
-        self._ends[row.id] = self._loop.create_future()
+        self._endings.expect(crawl)
+        self._gauges.begin(crawl)
         spider._fetch = lambda request: self._errands.fetch(crawl, request)
         for name in named:
             self._named.add(name)
             crawl.admit(name)
         obeys = settings.robots.obey
         self._scheduler.open_run(row.id, obeys_robots=obeys, agent=crawl.agent, now=self._clock())
-        if settings.max_time is not None:
-            timer = self._loop.call_later(settings.max_time, self.stop_run, crawl, "max-time")
-            crawl.timers.append(timer)
-        if crawl.is_full:
+        self._runs_changed()
+        if crawl.is_full or crawl.hooks.opened:  # what is queued waits for the hooks
             self._scheduler.hold(row.id)
         self._frontier.waits_until(time.time())
         self._frontier.want_claims()
@@ -208,12 +239,15 @@ class Session:
             crawl.seeding = False
             self.stop_run(crawl, "signal")
         else:
-            crawl.seed_task = self._spawn(self._start(crawl))
+            crawl.seed_task = self._spawn(
+                start(crawl, self._visits, self._named.add, self._opened, self.stop_run)
+            )
+            crawl.seed_task.add_done_callback(lambda _: self._seeded(crawl))
         return crawl
 
     async def ended(self, crawl: Crawl) -> CrawlResult:
         """The result of a run that `begin` gave; who waits may be cancelled, the run goes on."""
-        return await asyncio.shield(self._ends[crawl.id])
+        return await self._endings.result(crawl)
 
     async def _row_for(
         self,
@@ -238,25 +272,16 @@ class Session:
         )
         return await self.store.begin(spec)
 
-    async def _start(self, crawl: Crawl) -> None:
-        """Call the hooks, then store the start requests unless they all were before."""
-        try:
-            for hook in crawl.hooks.opened:
-                await call(hook)
-            if crawl.row.seeded_at is None:
-                await seed(crawl, self._visits, self._named.add)
-        except StopCrawl:
-            self.stop_run(crawl, "spider")
-        except StorageError:
-            raise
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            if is_ours(error):
-                raise
-            crawl.broken_by = describe(error)
-            self.stop_run(crawl, "error")
-        finally:
-            crawl.seeding = False
-            self._loop.call_soon(self._settled, crawl)
+    def _opened(self, crawl: Crawl) -> None:
+        """The hooks have been called: what was queued before may start."""
+        if crawl.hooks.opened and crawl.stopping is None and not crawl.is_full:
+            self._scheduler.unhold(crawl.id, self._clock())
+            self._pump.wake()
+
+    def _seeded(self, crawl: Crawl) -> None:
+        """`start()` is over, even where it was stopped before its first step."""
+        crawl.seeding = False
+        self._endings.settled(crawl)
 
     def stop(self, reason: str = "signal") -> None:
         """Stop all runs in good order: what is under way may end within 10 s.
@@ -269,89 +294,22 @@ class Session:
 
     def stop_run(self, crawl: Crawl, reason: str) -> None:
         """Start nothing more of one run; what is under way may end within 10 s."""
-        if crawl.id not in self._crawls or crawl.is_ending:
-            return
-        crawl.stop(reason)
-        self._scheduler.hold(crawl.id)
-        if crawl.seed_task is not None and crawl.seeding and not crawl.broken_by:
-            crawl.seed_task.cancel()
-        if not crawl.is_in_grace:
-            crawl.is_in_grace = True
-            crawl.timers.append(self._loop.call_later(GRACE_S, self._end_by_force, crawl))
-        self.store.hurry()
-        self._settled(crawl)
+        self._endings.stop(crawl, reason)
 
-    def _end_by_force(self, crawl: Crawl) -> None:
-        """The grace is over: what is under way stays queued."""
-        for task, owner in self._tasks.items():
-            if owner is crawl:
-                task.cancel()
-        crawl.unfinished = 0
-        crawl.seeding = False
-        self._loop.call_soon(self._settled, crawl)
-
-    # -- ends -----------------------------------------------------------------------------
-
-    def _settled(self, crawl: Crawl) -> None:
-        """Something of the run ended: is it over?"""
-        if crawl.unfinished or crawl.is_ending or crawl.id not in self._crawls:
-            return
-        if crawl.stopping is not None and not crawl.seeding:
-            self._end_soon(crawl, crawl.stopping)
-        elif crawl.is_at_limit:
-            self._end_soon(crawl, "limit")
-        elif not crawl.seeding and not crawl.is_asking:
-            crawl.is_asking = True
-            self._spawn(self._end_if_finished(crawl), crawl)
-
-    async def _end_if_finished(self, crawl: Crawl) -> None:
-        is_finished = await self.store.is_finished(crawl.id)
-        crawl.is_asking = False
-        if is_finished and not crawl.unfinished:
-            self._end_soon(crawl, "finished")
-
-    def _end_soon(self, crawl: Crawl, reason: str) -> None:
-        if crawl.is_ending:
-            return
-        crawl.is_ending = True
-        task = self._loop.create_task(self._end(crawl, reason))
-        self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
-        task.add_done_callback(self._look_at)
-
-    async def _end(self, crawl: Crawl, reason: str) -> None:
-        for timer in crawl.timers:
-            timer.cancel()
-        if crawl.seed_task is not None:
-            crawl.seed_task.cancel()
-        self._scheduler.close_run(crawl.id)
-        stats = self._clients.stats()
-        kept = {"clients_peak": stats.clients_peak, "evictions": stats.evictions}
-        state = ENDINGS.get(reason, RunState.INTERRUPTED)
-        kept_json = msgspec.json.encode(kept).decode()
-        await self.store.end(crawl.id, state, at=time.time(), ended_by=reason, stats=kept_json)
-        result = CrawlResult.of(crawl, state, reason)
-        try:
-            async with asyncio.timeout(GRACE_S):
-                for hook in crawl.hooks.closed:
-                    await call(hook, result)
-        except (SpiderError, StopCrawl, TimeoutError) as error:
-            broken = describe(error)
-            result = replace(result, message=broken.message, detail=broken.detail)
-        self._crawls.pop(crawl.id, None)
+    def _runs_changed(self) -> None:
+        """A run has begun or ended: what the open ones ask for holds for all domains."""
         self._access.forget_keys()
-        end = self._ends.pop(crawl.id)
-        if not end.done():
-            end.set_result(result)
+        self._helm.refit()
+
+    # -- figures ----------------------------------------------------------------------------
 
     def stats(self) -> CacheStats:
         """The client cache's counters."""
         return self._clients.stats()
 
-    def snapshot(self, crawl: Crawl) -> Snapshot:
-        """What a progress line shows."""
-        clients, shortage = self._clients.stats(), self._wire.shortage
-        return Snapshot.of(crawl, self._scheduler, clients, shortage=shortage)
+    def live(self) -> Live:
+        """Everything that views show, at this instant; quick: it waits for nothing."""
+        return self._gauges.live(self._helm.answers)
 
     # -- work -----------------------------------------------------------------------------
 
@@ -418,10 +376,7 @@ class Session:
 
     def _break(self, error: BaseException) -> None:
         """The store failed, or we did: nothing can go on."""
-        for end in self._ends.values():
-            if not end.done():
-                end.set_exception(error)
-                end.exception()  # who has gone does not hear of it
+        self._endings.broke(error)
         for task in self._tasks:
             task.cancel()
 
@@ -432,52 +387,20 @@ class Session:
         allowed = self._robots.allowed(target.origin, target.url, crawl.agent, self._clock())
         return allowed is False
 
-    def _pace_for(self, domain: str) -> Pace:
-        """The strictest of what the open runs ask for; no pause on this machine's own
-        network where the user named the host."""
-        is_near = domain in self._named and is_private(domain)
-        return Pace.strictest(self._wishes(domain), is_near=is_near)
-
-    def _wishes(self, domain: str) -> list[DomainSettings]:
-        """What the open runs ask of a domain."""
-        wishes = [crawl.settings.for_domain(domain) for crawl in self._crawls.values()]
-        return wishes or [self.settings.for_domain(domain)]
-
     # -- heartbeat and patience --------------------------------------------------------------
 
     def _beat(self) -> None:
-        """Once a second: renew claims, notice that nothing will happen."""
+        """Once a second: renew claims, obey, look at everything, notice that nothing will
+        happen."""
         self._heart = self._loop.call_later(HEARTBEAT_S, self._beat)
         now = self._clock()
         self._frontier.beat(now)
-        if not self._is_busy():
-            self._judge_patience(now)
-        for crawl in list(self._crawls.values()):
-            if self._wire.is_short_for(now) > crawl.settings.patience:
-                self.stop_run(crawl, "waiting")
+        self._helm.poll()
+        self._gauges.beat(now)
+        self._helm.show(self.live)
+        is_paused = self._wishes.has_paused
+        self._endings.judge(now, self._pump, self._frontier, self._wire, is_paused=is_paused)
         self._pump.wake()
-
-    def _is_busy(self) -> bool:
-        return bool(self._scheduler.on_wire or self._frontier.is_claiming) or any(
-            crawl.unfinished > crawl.asking or crawl.seeding or crawl.is_ending
-            for crawl in self._crawls.values()
-        )
-
-    def _judge_patience(self, now: float) -> None:
-        next_start = self._pump.next_start
-        starts = [next_start - now] if next_start is not None else []
-        if self._frontier.due_at is not None:
-            starts.append(self._frontier.due_at - time.time())
-        if not starts:
-            self._frontier.want_claims()
-            for crawl in list(self._crawls.values()):
-                self._settled(crawl)
-            return
-        wait = min(starts)
-        for crawl in list(self._crawls.values()):
-            if wait > crawl.settings.patience:
-                crawl.waits_s = wait
-                self.stop_run(crawl, "waiting")
 
     async def aclose(self) -> None:
         """Stop what still runs, keep what was done, close everything. Idempotent."""
@@ -489,11 +412,9 @@ class Session:
         while self._tasks:
             await asyncio.wait(self._tasks)
         try:
-            for crawl in list(self._crawls.values()):
-                self._end_soon(crawl, crawl.stopping or "signal")
-            while self._endings:
-                await asyncio.wait(self._endings)
+            await self._endings.aclose()
         finally:
             await self._clients.aclose()
+            self._helm.close()
             await self.store.aclose()
-            sys.setswitchinterval(self._switch_s)
+            self._restore_turns()

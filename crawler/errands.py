@@ -23,7 +23,7 @@ from crawler.scheduler import Aside
 from crawler.urls import canonicalise
 from crawler.web.redirects import REDIRECTS, Hop, next_hop
 from crawler.web.robots import is_verdict, verdict_for
-from crawler.wire import response_of
+from crawler.wire import response_of, told
 from storage import Commit
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ class Errand:
 
 class Errands:
     """The errands of one session; `woke` is called when something may have become possible."""
+
+    heard: Callable[[Request, Outcome, Decision | Hop | None, float], None] | None = None
+    """Called with each request of an errand, what came of it, what follows from that (None:
+    it is a robots.txt) and when it was sent (wall clock)."""
 
     def __init__(
         self,
@@ -148,6 +152,9 @@ class Errands:
             )
             if aside.obeys_robots:  # of a robots.txt only the last answer says anything
                 self._wire.learn(domain, outcome, verdict)
+            if self.heard is not None:
+                of_page = verdict if aside.obeys_robots else None
+                self.heard(errand.request, outcome, of_page, started_at)
         except BaseException:
             errand.refuse(FetchError("cancelled", url=aside.url))
             raise
@@ -170,6 +177,8 @@ class Errands:
             try:
                 bytes_ = crawl.settings.robots.bytes
                 outcome = await self._wire.send(crawl, slot, request, request.url, cut_at=bytes_)
+                if self.heard is not None:
+                    self.heard(request, outcome, None, started_at)
                 if outcome.status not in REDIRECTS:
                     self._hear(crawl, domain, outcome)
             finally:
@@ -197,7 +206,10 @@ class Errands:
         now, pace = self._wire.clock(), domain.pace
         if outcome.status is not None and is_verdict(outcome.status):
             pace.answered_in(outcome.ttfb_s)
-        elif outcome.error is not None and outcome.error.fault == "local":
+            domain.meter.worked()
+            return
+        domain.meter.failed(outcome.code, told(outcome))
+        if outcome.error is not None and outcome.error.fault == "local":
             pace.rest(now, outcome.error.pause_s)
         else:
             pace.refused(

@@ -1,4 +1,4 @@
-"""The exception tree, and the stable codes that rows, reports and exit codes use.
+"""The exception tree; what a mistyped name may have meant.
 
     CrawlerError
     ├── UsageError            a person's mistake: exit 2, one line and one hint
@@ -10,14 +10,15 @@
     └── FetchError            the wire's: carries a code of CODES
     StopCrawl                 not an error: a callback raises it to end the run in good order
 
-Owns: classes, codes, whose fault a code is. Does not own: what is done about it (`retry`).
+Owns: classes. Does not own: what their codes mean (`codes`), what is done about them (`retry`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from crawler.codes import CODES, Code, advice, code_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,6 +35,8 @@ __all__ = [
     "SpiderLoadError",
     "StopCrawl",
     "UsageError",
+    "advice",
+    "code_of",
     "nearest",
 ]
 
@@ -43,11 +46,19 @@ class CrawlerError(Exception):
 
 
 class UsageError(CrawlerError):
-    """A mistake in what was asked for; `hint` is the next command or the line to change."""
+    """A mistake in what was asked for; `hint` is the next command or the line to change.
+
+    A traceback, a notebook's too, shows the hint below the message, as a note.
+    """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "hint":
+            self.__notes__ = [f"hint: {value}"] if value else []
 
 
 class SettingsError(UsageError):
@@ -85,50 +96,6 @@ class StopCrawl(Exception):
     """Raise in a callback to end the run in good order; the page's results are kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
-    """What an error code means, and whose fault it is."""
-
-    meaning: str
-    fault: str
-    """domain: charged to the domain, not to the request's attempts; request: an attempt is
-    spent; permanent: no attempt would end otherwise; local: ours, nothing is charged."""
-    hint: str
-
-
-CODES: dict[str, Code] = {
-    "dns": Code("the host name has no address", "domain", "check the name, or the resolver"),
-    "connect-refused": Code("nothing listens on that port", "domain", "is the server up?"),
-    "connect-timeout": Code("no connection in time", "domain", "raise timeout.connect"),
-    "connect": Code("the connection could not be made", "domain", "check the network"),
-    "tls": Code("the certificate or the handshake failed", "domain", "see the message"),
-    "tls-timeout": Code("no TLS handshake in time", "domain", "raise timeout.tls"),
-    "address": Code("the host's address is refused", "permanent", "see the message"),
-    "proxy": Code("the proxy could not be used", "request", "is the proxy up?"),
-    "head-timeout": Code("no answer in time", "request", "raise timeout.head"),
-    "read-timeout": Code("the body stalled", "request", "raise timeout.read"),
-    "write-timeout": Code("the request was not taken in time", "request", "raise timeout.write"),
-    "total-timeout": Code("the page took too long", "request", "raise timeout.total"),
-    "too-slow": Code("the body came too slowly", "request", "lower timeout.rate"),
-    "reset": Code("the connection broke", "request", "the server or a proxy cut it"),
-    "protocol": Code("the answer was not HTTP", "request", "is it an HTTP port?"),
-    "truncated": Code("the body ended early", "request", "the server or a proxy cut it"),
-    "decode": Code("the body's Content-Encoding is broken", "request", "the server lies"),
-    "too-large": Code("the body passed a limit", "permanent", "raise the setting it names"),
-    "head-limit": Code("the answer's head passed a limit", "permanent", "see the message"),
-    "redirect-loop": Code("redirects lead back to themselves", "permanent", "see the chain"),
-    "redirect-limit": Code("too many redirects", "permanent", "raise `redirects`"),
-    "bad-redirect": Code("a redirect without a usable target", "permanent", "see the target"),
-    "bad-url": Code("the URL cannot be fetched", "permanent", "http and https only"),
-    "bad-request": Code("the request cannot be sent", "permanent", "see the message"),
-    "robots": Code("robots.txt forbids it", "permanent", "robots.obey"),
-    "local": Code("this machine ran short of something", "local", "ulimit -n, pool.sockets"),
-    "pool-timeout": Code("no connection came free in time", "local", "raise `connections`"),
-    "internal": Code("a mistake in crawler itself", "permanent", "report it with its detail"),
-    "cancelled": Code("the crawl was stopped meanwhile", "local", "run again to go on"),
-}
-
-
 class FetchError(CrawlerError):
     """A request that got no usable answer; `code` is one of CODES or `http-<status>`."""
 
@@ -151,6 +118,34 @@ class FetchError(CrawlerError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The known name most like a mistyped one; None: none is like it."""
-    found = get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return found[0] if found else None
+    """The known name most like a mistyped one; None: none is like it.
+
+    First by slips of the finger (a letter dropped, doubled, changed, or two swapped), which
+    for short names tell more than how much two names have in common.
+    """
+    known = list(dict.fromkeys(names))
+    typed = name.casefold()
+    slips = {each: _slips(typed, each.casefold(), max(1, len(each) // 4)) for each in known}
+    least = min((n for n in slips.values() if n is not None), default=None)
+    if least is not None:
+        known = [each for each in known if slips[each] == least]
+    by_likeness = {each.casefold(): each for each in reversed(known)}
+    found = get_close_matches(typed, by_likeness, n=1, cutoff=0.6 if least is None else 0.0)
+    return by_likeness[found[0]] if found else None
+
+
+def _slips(typed: str, meant: str, most: int) -> int | None:
+    """Slips between two names, two letters swapped being one; None: more than `most`."""
+    if abs(len(typed) - len(meant)) > most:
+        return None
+    before: list[int] = []
+    last = list(range(len(meant) + 1))
+    for i, char in enumerate(typed, 1):
+        row = [i]
+        for j, wanted in enumerate(meant, 1):
+            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (char != wanted))
+            if i > 1 and j > 1 and char == meant[j - 2] and typed[i - 2] == wanted:
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
+        before, last = last, row
+    return last[-1] if last[-1] <= most else None

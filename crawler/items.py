@@ -111,14 +111,17 @@ def check_table_name(name: str, where: str) -> None:
             hint='give it another one: @item(table="...")',
         )
     if not _NAME(name):
-        raise UsageError(f"{where}: `{name}` cannot be the name of a table")
+        raise UsageError(
+            f"{where}: `{name}` cannot be the name of a table",
+            hint='letters, digits and _, a letter first: @item(table="books")',
+        )
 
 
 def _check_fields(names: tuple[str, ...], key: str | None, where: str) -> None:
     try:
         _check_names(names)
     except ItemError as error:
-        raise UsageError(f"item {where}: {error}") from error
+        raise UsageError(f"item {where}: {error}", hint="give the field another name") from error
     if key is not None and key not in names:
         near = nearest(key, names)
         raise UsageError(

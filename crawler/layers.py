@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Layer", "environment_layer", "file_layers", "flag_layer", "resolve"]
+__all__ = [
+    "Layer",
+    "environment_layer",
+    "file_layers",
+    "flag_layer",
+    "resolve",
+    "variables",
+]
 
 PEM_HOLDS = {
     "ca_file": "at least one certificate",
@@ -72,7 +79,10 @@ def file_layers(folder: Path) -> list[Layer]:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            raise SettingsError(f"{name} could not be read: {error}") from error
+            raise SettingsError(
+                f"{name} could not be read: {error}",
+                hint="correct it; `crawler config --check` tells when it is right",
+            ) from error
         for step in path:
             table = table.get(step, {})
             if not isinstance(table, dict):
@@ -87,7 +97,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
 
     Raises SettingsError for a CRAWLER_* variable that is no setting.
     """
-    names = {f"CRAWLER_{key.replace('.', '_').upper()}": key for key in setting_types()}
+    names = variables()
     values = {}
     for name, value in environ.items():
         if not name.startswith("CRAWLER_"):
@@ -100,13 +110,20 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     return Layer("environment", values)
 
 
+def variables() -> dict[str, str]:
+    """Name of every variable that sets something to the setting's key; tables have none."""
+    return {f"CRAWLER_{key.replace('.', '_').upper()}": key for key in setting_types()}
+
+
 def flag_layer(pairs: Iterable[str], origin: str = "-s") -> Layer:
     """What `KEY=VALUE` strings set; raises SettingsError for one without `=`."""
     values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise SettingsError(f"`{disclosed(pair)}` (from {origin}) is not KEY=VALUE")
+            raise SettingsError(
+                f"`{disclosed(pair)}` (from {origin}) is not KEY=VALUE", hint="-s domain.delay=2"
+            )
         values[key.strip()] = value.strip()
     return Layer(origin, values)
 

@@ -83,6 +83,9 @@ class RunLive(Struct, frozen=True, kw_only=True):
     """Pages per second over the last 10 s."""
     item_rate: float
     """Items per second over the last 10 s."""
+    net: float | None = None
+    """Rows a second by which the queue grows (below 0: shrinks), over the last two minutes;
+    None: too early to say."""
     spark: tuple[float, ...] = ()
     """Pages per second of the last 15 s cells, newest last, at most 20."""
     limit: int | None = None

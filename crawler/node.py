@@ -1,7 +1,7 @@
 """Selecting in a parsed page: the four questions that a page and every node answer.
 
-Owns: `css`, `first`, `get`, `getall`, the pseudo-elements `::text` and `::attr(x)`, and
-the errors for selectors that are wrong or match nothing.
+Owns: `css`, `first`, `get`, `getall`, the pseudo-elements `::text` and `::attr(x)`, the
+errors for selectors that are wrong or match nothing, and that they can be watched.
 Does not own: parsing (`response`); the tree, which is Lexbor's and not safe to be used
 from two threads at once.
 
@@ -13,19 +13,37 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from crawler.errors import NoMatch, SpiderError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-__all__ = ["Node", "Selectable"]
+__all__ = ["Node", "Selectable", "split", "watched"]
 
 D = TypeVar("D")
 REQUIRED: Final[Any] = object()
 _PSEUDO = re.compile(r"^(.*?)::(?:(text)|attr\(\s*([^\s()]+)\s*\))\s*$", re.DOTALL).match
+
+_watch: Callable[[str, Selectable, bool], None] | None = None
+"""Told of every selector: what was asked, of whom, whether anything matched. None, as in
+every crawl: nobody watches."""
+
+
+@contextmanager
+def watched(watch: Callable[[str, Selectable, bool], None]) -> Iterator[None]:
+    """Tell `watch` of every selector that is asked in the block, in the whole process."""
+    global _watch
+    before, _watch = _watch, watch
+    try:
+        yield
+    finally:
+        _watch = before
 
 
 class Selectable(ABC):
@@ -65,7 +83,7 @@ class Selectable(ABC):
         Raises NoMatch when nothing matches, or the match has no such attribute, unless a
         `default` is given; SpiderError for a bad selector.
         """
-        css, pseudo = _split(selector)
+        css, pseudo = split(selector)
         name = attr or pseudo
         raw = self._first_match(css)
         value = None if raw is None else _value(raw, name)
@@ -77,7 +95,7 @@ class Selectable(ABC):
 
     def getall(self, selector: str, attr: str | None = None) -> list[str]:
         """Stripped text of every match, or an attribute of those that have it."""
-        css, pseudo = _split(selector)
+        css, pseudo = split(selector)
         name = attr or pseudo
         values = [_value(raw, name) for raw in self._matches(css)]
         return [value for value in values if value is not None]
@@ -87,18 +105,24 @@ class Selectable(ABC):
         if not css:
             return [_element(root)]
         try:
-            return root.css(css)
+            found = root.css(css)
         except Exception as error:  # selectolax is not imported to name its class
             raise SpiderError(f"not a CSS selector: {css!r}") from error
+        if _watch is not None:
+            _watch(css, self, bool(found))
+        return found
 
     def _first_match(self, css: str) -> LexborNode | None:
         root = self._root()
         if not css:
             return _element(root)
         try:
-            return root.css_first(css)
+            found = root.css_first(css)
         except Exception as error:
             raise SpiderError(f"not a CSS selector: {css!r}") from error
+        if _watch is not None:
+            _watch(css, self, found is not None)
+        return found
 
 
 class Node(Selectable):
@@ -138,7 +162,7 @@ class Node(Selectable):
 
 
 @lru_cache(maxsize=1024)
-def _split(selector: str) -> tuple[str, str | None]:
+def split(selector: str) -> tuple[str, str | None]:
     """A selector and the attribute it ends in; None: text. `::text` alone is the node."""
     found = _PSEUDO(selector)
     if found is None:
@@ -149,7 +173,7 @@ def _split(selector: str) -> tuple[str, str | None]:
 
 
 def _plain(selector: str) -> str:
-    css, _ = _split(selector)
+    css, _ = split(selector)
     if css != selector:
         raise SpiderError(f"{selector!r} selects text: ask get() or getall() for it")
     return css

@@ -5,7 +5,9 @@ Does not own: queues, slots, or what happens to a single request (`retry`).
 
 Invariants: starts are at least `delay` apart; one request is on the wire until the domain
 has answered once; concurrency never passes the limit; after `refused` nothing starts
-before the rest it was given, and then one request at a time until an answer comes.
+before the rest it was given, and then one request at a time until an answer comes; while
+it is paused nothing starts; other settings (`adapt`) hold from the next start on, and undo
+no rest.
 """
 
 from __future__ import annotations
@@ -47,11 +49,14 @@ class Pace:
         "fixed_delay",
         "floor_s",
         "give_up",
+        "is_paused",
         "last_code",
         "last_message",
         "limit",
         "next_at",
         "probes",
+        "rests_until",
+        "started_at",
         "started_since",
         "ttfb_s",
     )
@@ -62,6 +67,11 @@ class Pace:
         self.probes = probes
         self.give_up = give_up
         self.next_at = 0.0
+        self.started_at = float("-inf")
+        self.rests_until = 0.0
+        """The end of the last rest; nothing starts before it."""
+        self.is_paused = False
+        """Somebody wants nothing to start until he says otherwise."""
         self.concurrency = 1
         self.answered = False
         self.failures = 0
@@ -103,9 +113,18 @@ class Pace:
         learned = AUTO_FACTOR * self.ttfb_s if self.ttfb_s is not None else AUTO_MIN_S
         return max(self.floor_s, min(AUTO_MAX_S, max(AUTO_MIN_S, learned)))
 
+    def adapt(self, other: Pace) -> None:
+        """Keep to the settings of another pace from now on; what was learned stays."""
+        self.limit, self.fixed_delay = other.limit, other.fixed_delay
+        self.probes, self.give_up = other.probes, other.give_up
+        self.is_paused = other.is_paused
+        self.concurrency = min(self.concurrency, self.limit)
+        self.next_at = max(self.rests_until, self.started_at + self.delay)
+
     def started(self, now: float) -> None:
         """A request goes out."""
         self.started_since = True
+        self.started_at = now
         self.next_at = max(self.next_at, now + self.delay)
 
     def answered_in(self, ttfb_s: float | None) -> None:
@@ -121,6 +140,7 @@ class Pace:
 
     def rest(self, now: float, seconds: float) -> None:
         """Start nothing for a while, through no fault of the domain."""
+        self.rests_until = max(self.rests_until, now + seconds)
         self.next_at = max(self.next_at, now + seconds)
 
     def refused(self, now: float, rest_s: float, code: str, message: str = "") -> None:
@@ -131,7 +151,7 @@ class Pace:
         """
         self.answered = self.answered or code.startswith("http-")
         if self.failures and not self.started_since:
-            self.next_at = max(self.next_at, now + rest_s)
+            self.rest(now, rest_s)
             return
         if not self.failures:
             self.failing_since = now
@@ -141,7 +161,10 @@ class Pace:
         self.last_code = code
         self.last_message = message
         self.concurrency = 1
-        self.next_at = now if self.is_dead else max(self.next_at, now + rest_s)
+        if self.is_dead:
+            self.next_at = self.rests_until = now
+        else:
+            self.rest(now, rest_s)
 
     @property
     def is_dead(self) -> bool:

@@ -57,7 +57,8 @@ class Pages(Spider):
         """`max_pages` as the setting `limit`."""
         if self.max_pages < 0:
             raise SpiderLoadError(
-                f"argument max_pages={self.max_pages} of spider {self.name}: expected 0 or more"
+                f"argument max_pages={self.max_pages} of spider {self.name}: expected 0 or more",
+                hint="-a max_pages=100; 0: no limit",
             )
         return Settings(limit=self.max_pages) if self.max_pages else super().settings
 
@@ -96,7 +97,9 @@ class Pages(Spider):
         try:
             return frozenset(_directory(canonicalise(url).url) for url in self.start_urls)
         except FetchError as error:
-            raise SpiderLoadError(f"start URL of spider {self.name}: {error}") from error
+            raise SpiderLoadError(
+                f"start URL of spider {self.name}: {error}", hint="give http://… or https://…"
+            ) from error
 
 
 def _directory(url: str) -> str:

@@ -1,166 +1,210 @@
-"""What a crawl says while it goes on: its first line, and one line of progress.
+"""What a crawl says while it goes on and nobody draws it: its first line, lines of a log.
 
-Owns: the form of both, and how often the line is written. Does not own: the figures (the
-engine makes the snapshots), or the summary at the end (`report`).
+Owns: their form, and when a line is due: at times, and as soon as the mood changes. Does
+not own: the figures (`gauges`), a terminal's view (`crawler.cli`), the summary (`report`).
 
-Invariants: a progress line is written at most twice a second on a terminal and every 10 s
-elsewhere; text from the web never reaches a terminal unescaped.
+Invariants: no clock, it takes `now`; a line is due every 30 s, a burst of failures is told
+at most once in that time, a domain's trouble once in five minutes; text from the web is
+escaped.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from crawler.wording import count, duration, plural, printable, share
+from crawler.wording import count, duration, plural, printable
 
 if TYPE_CHECKING:
-    from typing import TextIO
+    from collections.abc import Iterator
 
-    from crawler.result import Snapshot
+    from crawler.live import DomainLive, Live, RunLive
 
-__all__ = ["Progress", "ProgressStats", "first_line", "in_words", "logfmt"]
+__all__ = ["Notice", "Progress", "first_line", "logfmt", "progress_facts"]
 
-TERMINAL_EVERY_S = 0.5
-LOG_EVERY_S = 10.0
-RATE_OVER_S = 10.0
-"""The pages per second are those of this long, not of the whole run."""
+FIRST_S = 10.0
+EVERY_S = 30.0
+"""Seconds between two lines, and over which failures are counted."""
+BURST = 10
+"""Failures within that time that are told at once, ..."""
+BURST_SHARE = 0.2
+"""... when they are this share of what ended."""
+TOLD_AGAIN_S = 300.0
+"""Seconds after which it is news again that a domain is in trouble."""
+NAMED = 3
+MOST_KNOWN = 10_000
+"""Domains and codes that are remembered."""
+TROUBLE = ("throttled", "unreachable")
 
 
-@dataclass(frozen=True, slots=True)
-class ProgressStats:
-    """Counters of a progress line."""
+class Notice(NamedTuple):
+    """A line that is due."""
 
-    shown: int
-    skipped: int
-
-
-class _Line:
-    """One run's line: when it is due, what it says, and the pages its rate is made of."""
-
-    __slots__ = ("began_at", "due_at", "samples", "seen_at", "text")
-
-    def __init__(self, now: float, first_after: float) -> None:
-        self.began_at = now
-        self.seen_at = now
-        self.due_at = now + first_after
-        self.text = ""
-        self.samples: deque[tuple[float, int]] = deque()
-
-    def rate(self, delivered: int, now: float) -> float:
-        self.samples.append((now, delivered))
-        while len(self.samples) > 2 and self.samples[1][0] <= now - RATE_OVER_S:
-            self.samples.popleft()
-        since, before = self.samples[0]
-        return (delivered - before) / (now - since) if now > since else 0.0
+    event: str
+    """progress or problem."""
+    text: str
+    facts: dict[str, Any]
 
 
 class Progress:
-    """The line that tells how a crawl goes, rewritten in place on a terminal.
+    """Finds out when there is something to say about a session."""
 
-    Runs that go on side by side share the terminal's line; a log has a line for each.
-    """
-
-    def __init__(self, stream: TextIO, *, is_terminal: bool | None = None) -> None:
-        """None: ask the stream; TERM=dumb is no terminal."""
-        self._stream = stream
-        if is_terminal is None:
-            is_terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._is_terminal = is_terminal
-        self._every_s = TERMINAL_EVERY_S if is_terminal else LOG_EVERY_S
-        self._lines: dict[str, _Line] = {}
-        self._is_drawn = False
-        self._shown = 0
-        self._skipped = 0
+    def __init__(self, now: float, *, first_s: float = FIRST_S) -> None:
+        """`now` is monotonic, as all instants here; the first line is due after `first_s`."""
+        self._due_at = now + first_s
+        self._told_at: dict[str, float] = {}
+        self._since = now
+        self._ended = 0
+        self._failed: Counter[tuple[str, str]] = Counter()
+        """By domain and code, since then."""
+        self._requests: dict[str, int] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+        """As of the last look."""
+        self._told = 0
 
     def __repr__(self) -> str:
-        where = "terminal" if self._is_terminal else "log"
-        return f"<Progress {where} shown={self._shown} skipped={self._skipped}>"
+        return f"<Progress {self._told} told, next at {self._due_at:.0f}>"
 
-    def show(self, snapshot: Snapshot, now: float) -> None:
-        """Write the snapshot, unless its run's last one is too recent; `now` is monotonic.
+    def look(self, live: Live, now: float) -> list[Notice]:
+        """The lines that are due now; to be called about once a second."""
+        due = []
+        if problem := self._problem(live, now):
+            due.append(problem)
+        if now >= self._due_at:
+            self._due_at = now + EVERY_S
+            due += [_progress(run, live) for run in live.runs]
+        self._told += len(due)
+        return due
 
-        The first call starts the run's clock; a log gets its first line 10 s later.
+    def stats(self) -> int:
+        """How many lines were due."""
+        return self._told
+
+    def _problem(self, live: Live, now: float) -> Notice | None:
+        self._count(live)
+        failed, seconds = self._failed.total(), now - self._since
+        is_burst = failed >= BURST and failed >= BURST_SHARE * self._ended
+        fallen = [domain for domain in live.domains if self._is_news(domain, now)]
+        for domain in fallen:
+            self._told_at[domain.domain] = now
+        facts: dict[str, Any] = {"run": ",".join(run.run for run in live.runs)}
+        if is_burst:
+            causes = [
+                {"code": code, "count": number, "domain": name}
+                for (name, code), number in self._failed.most_common(NAMED)
+            ]
+            facts |= {"failed": failed, "seconds": round(seconds), "causes": causes}
+        if is_burst or seconds >= EVERY_S:
+            self._since, self._ended = now, 0
+            self._failed.clear()
+        if not (is_burst or fallen):
+            return None
+        facts["domains"] = [{"domain": each.domain, "state": each.state} for each in fallen]
+        return Notice("problem", _problem_text(live, facts, fallen), facts)
+
+    def _is_news(self, domain: DomainLive, now: float) -> bool:
+        if domain.state not in TROUBLE:
+            return False
+        told_at = self._told_at.get(domain.domain)
+        return told_at is None or now - told_at >= TOLD_AGAIN_S
+
+    def _count(self, live: Live) -> None:
+        """Add what has ended and failed since the last look.
+
+        Of a domain that was not among those shown nobody knows when its failures came; they
+        count from now on, unless every domain is shown.
         """
-        line = self._lines.get(snapshot.run)
-        if line is None:
-            line = _Line(now, 0.0 if self._is_terminal else LOG_EVERY_S)
-            line.rate(snapshot.delivered, now)
-            self._lines[snapshot.run] = line
-        line.seen_at = now
-        if now < line.due_at:
-            self._skipped += 1
-            return
-        line.due_at = now + self._every_s
-        self._shown += 1
-        form = in_words if self._is_terminal else logfmt
-        line.text = form(snapshot, now - line.began_at, line.rate(snapshot.delivered, now))
-        if self._is_terminal:
-            self._draw(now)
-        else:
-            self._stream.write(line.text + "\n")
-        self._stream.flush()
-
-    def clear(self) -> None:
-        """Take the line off the terminal, before something else is written."""
-        if self._is_drawn:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
-            self._is_drawn = False
-
-    def stats(self) -> ProgressStats:
-        """How many snapshots were shown and how many came too soon."""
-        return ProgressStats(self._shown, self._skipped)
-
-    def _draw(self, now: float) -> None:
-        running = [line for line in self._lines.values() if line.seen_at > now - RATE_OVER_S]
-        width = shutil.get_terminal_size().columns - 1
-        text = printable(" | ".join(line.text for line in running), width)
-        self._stream.write(f"\r{text}\x1b[K")
-        self._is_drawn = True
+        is_first = not self._requests
+        is_whole = live.domains_total <= len(live.domains) and not is_first
+        for domain in live.domains:
+            name, key = domain.domain, (domain.domain, domain.problem)
+            before, count_before = self._requests.get(name), self._counts.get(key, 0)
+            if before is not None or is_whole:
+                self._ended += max(0, domain.requests - (before or 0))
+                if domain.problem:
+                    new = domain.problem_count - count_before
+                    self._failed[key] += new if new >= 0 else domain.problem_count
+            self._requests[name], self._counts[key] = domain.requests, domain.problem_count
+        if len(self._requests) + len(self._counts) + len(self._told_at) > MOST_KNOWN:
+            self._requests.clear()
+            self._counts.clear()
+            self._told_at.clear()
 
 
-def in_words(snapshot: Snapshot, seconds: float, rate: float) -> str:
-    """A snapshot for a person: `seconds` since the session began, `rate` in pages/s."""
-    parts = [
-        f"{snapshot.run} {duration(seconds)}",
-        f"{plural(snapshot.delivered, 'page')} {rate:.1f}/s",
-        plural(snapshot.items, "item"),
-        f"{count(snapshot.queued)} queued",
-        f"{count(snapshot.failed)} failed" if snapshot.failed else "",
-        f"{snapshot.on_wire} on the wire, {plural(snapshot.domains, 'domain')}",
-        f"reuse {share(snapshot.reuse)}",
-        snapshot.worst or "",
-    ]
-    return "  ".join(part for part in parts if part)
+# -- words -----------------------------------------------------------------------------------
 
 
-def logfmt(snapshot: Snapshot, seconds: float, rate: float) -> str:
-    """A snapshot for a log file: `key=value` pairs in one line."""
-    pairs = {
-        "run": snapshot.run,
-        "seconds": f"{seconds:.0f}",
-        "pages": snapshot.delivered,
-        "rate": f"{rate:.1f}",
-        "items": snapshot.items,
-        "queued": snapshot.queued,
-        "failed": snapshot.failed,
-        "retries": snapshot.retries,
-        "on_wire": snapshot.on_wire,
-        "domains": snapshot.domains,
-        "clients": snapshot.clients,
-        "reuse": f"{snapshot.reuse:.3f}",
-        "worst": snapshot.worst or "",
+def progress_facts(run: RunLive, live: Live) -> dict[str, Any]:
+    """A run for a log; what is unknown is left out."""
+    facts = {
+        "run": run.run,
+        "state": run.state if run.state != "running" else None,
+        "seconds": round(run.seconds),
+        "pages": run.pages_before + run.pages,
+        "rate": round(run.rate, 1),
+        "items": run.items,
+        "queued": run.queued,
+        "failed": run.failed,
+        "errors": run.errors,
+        "retries": run.retries,
+        "on_wire": live.on_wire,
+        "domains": live.domains_total,
+        "clients": live.clients,
+        "reuse": round(live.reuse, 3),
+        "ends_in_s": None if run.ends_in_s is None else round(run.ends_in_s),
+        "worst": _worst(live),
     }
-    return "crawl " + " ".join(f"{k}={_quoted(str(v))}" for k, v in pairs.items() if v != "")
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def logfmt(event: str, facts: dict[str, Any], at: float) -> str:
+    """`12:03:10 event key=value …`; `at` is told as the clock of this place."""
+    clock = time.strftime("%H:%M:%S", time.localtime(at))
+    pairs = " ".join(f"{name}={_quoted(str(value))}" for name, value in facts.items())
+    return f"{clock} {event} {pairs}"
+
+
+def _progress(run: RunLive, live: Live) -> Notice:
+    facts = progress_facts(run, live)
+    return Notice("progress", logfmt("crawl", facts, live.at), facts)
+
+
+def _problem_text(live: Live, facts: dict[str, Any], fallen: list[DomainLive]) -> str:
+    line = logfmt("PROBLEM", {"run": facts["run"]}, live.at)
+    told = []
+    if "failed" in facts:
+        causes = [f"{c['code']} ×{count(c['count'])} {c['domain']}" for c in facts["causes"]]
+        line += f" failed={facts['failed']} in {facts['seconds']}s:"
+        told.append(", ".join(causes))
+    else:
+        line += ":"
+    told += list(_fallen(fallen))
+    return printable(f"{line} {'; '.join(told)}")
+
+
+def _fallen(domains: list[DomainLive]) -> Iterator[str]:
+    for domain in domains[:NAMED]:
+        wait = f" for {duration(domain.wait_s)}" if domain.wait_s else ""
+        why = f", {domain.problem} ×{count(domain.problem_count)}" if domain.problem else ""
+        text = f" ({domain.problem_text})" if why and domain.problem_text else ""
+        yield f"{domain.domain} {domain.state}{wait}{why}{text}"
+    if len(domains) > NAMED:
+        yield f"and {plural(len(domains) - NAMED, 'domain')} more"
+
+
+def _worst(live: Live) -> str | None:
+    if live.shortage:
+        return live.shortage
+    for domain in live.domains:
+        if domain.problem and domain.state in TROUBLE:
+            return f"{domain.domain}:{domain.problem}"
+    return None
 
 
 def _quoted(value: str) -> str:
     text = printable(value)
-    if not any(char in text for char in ' "='):
+    if text and not any(char in text for char in ' "='):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

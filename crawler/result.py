@@ -1,4 +1,4 @@
-"""What a run gave, and what it looks like while it runs: frozen values.
+"""What a run gave: a frozen value.
 
 Owns: the exit code of an ending. Does not own: how either is shown (`report`).
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 import signal
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from crawler.codes import advice
+from crawler.wording import count, duration, plural, printable
 from storage import RunState
 
 if TYPE_CHECKING:
-    from crawler.pool import CacheStats
-    from crawler.run import Crawl
-    from crawler.scheduler import Scheduler
+    from collections.abc import Mapping
 
-__all__ = ["ENDINGS", "CrawlResult", "Snapshot"]
+    from crawler.run import Crawl
+
+__all__ = ["ENDINGS", "CrawlResult"]
 
 ENDINGS = {
     "finished": RunState.FINISHED,
@@ -26,62 +28,25 @@ ENDINGS = {
     "spider": RunState.FINISHED,
     "waiting": RunState.WAITING,
     "signal": RunState.INTERRUPTED,
+    "stopped": RunState.INTERRUPTED,
     "error": RunState.INTERRUPTED,
 }
 """Run state by reason of ending."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """A run at one instant."""
+class Stored(Protocol):
+    """What a run left in its database."""
 
-    run: str
-    delivered: int
-    """Pages given to callbacks since this session began."""
-    queued: int
-    failed: int
-    items: int
-    retries: int
-    on_wire: int
-    """Requests under way, of all runs of the session."""
-    domains: int
-    clients: int
-    reuse: float
-    """Share of requests on a connection that was open already, 0 to 1."""
-    worst: str | None
-    """`domain:code` of the domain that fails most, or what this machine lacks; None: all is
-    well."""
+    def items(self) -> list[Any]:
+        """Its items, as dicts."""
+        ...
 
-    @classmethod
-    def of(
-        cls,
-        crawl: Crawl,
-        scheduler: Scheduler,
-        clients: CacheStats,
-        *,
-        shortage: str | None = None,
-    ) -> Snapshot:
-        """A run of a session now."""
-        counts = scheduler.stats()
-        used = clients.new_connections + clients.reused_connections
-        failing = (domain for domain in scheduler.domains() if domain.pace.failures)
-        worst = max(failing, key=lambda domain: domain.pace.failures, default=None)
-        return cls(
-            run=crawl.row.name,
-            delivered=crawl.delivered,
-            queued=crawl.queued,
-            failed=crawl.failed,
-            items=crawl.items,
-            retries=crawl.retries,
-            on_wire=counts.on_wire,
-            domains=counts.domains,
-            clients=clients.clients,
-            reuse=clients.reused_connections / used if used else 0.0,
-            worst=shortage or (f"{worst.name}:{worst.pace.last_code}" if worst else None),
-        )
+    def report(self) -> str:
+        """Its summary."""
+        ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CrawlResult:
     """How a run ended. Counts are of this session; the database has the run's."""
 
@@ -89,7 +54,8 @@ class CrawlResult:
     """`<spider>-<n>`."""
     state: RunState
     ended_by: str
-    """finished, limit, max-time, spider, waiting, signal or error."""
+    """finished, limit, max-time, spider, waiting, signal, stopped (`crawler set stop`) or
+    error."""
     delivered: int
     """Pages given to callbacks."""
     done_before: int
@@ -111,8 +77,12 @@ class CrawlResult:
     """What broke `start()`; None: nothing did."""
     detail: str | None = None
     """The user's frames of its traceback."""
-    items: list[Any] = field(default_factory=list, repr=False)
-    """The items as the spider made them, where they were asked to be kept."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Error code to how many URLs or items it cost, the most frequent first."""
+    kept: list[Any] = field(default_factory=list)
+    """The items as the spider made them, where there is no database."""
+    stored_in: Stored | None = None
+    """The run's rows in its database; None: it has none."""
 
     @classmethod
     def of(cls, crawl: Crawl, state: RunState, reason: str) -> CrawlResult:
@@ -132,13 +102,42 @@ class CrawlResult:
             waits_s=crawl.waits_s,
             message=broken.message if broken else None,
             detail=broken.detail if broken else None,
-            items=crawl.kept,
+            failures=dict((+crawl.problems).most_common()),
+            kept=crawl.kept,
         )
+
+    def __repr__(self) -> str:
+        return f"<CrawlResult {self}>"
+
+    def __str__(self) -> str:
+        ended = f" ({self.ended_by})" if self.ended_by != self.state.name.lower() else ""
+        facts = [plural(self.delivered, "page"), plural(self.stored, "item")]
+        if self.failures:
+            codes = [f"{code} {count(number)}" for code, number in self.failures.items()]
+            facts.append(f"failures: {', '.join(codes)}")
+        if self.queued:
+            facts.append(f"{plural(self.queued, 'URL')} to go")
+        head = f"{self.run} {self.state.name.lower()}{ended} after {duration(self.seconds)}"
+        return printable(f"{head}: {' · '.join(facts)}")
+
+    @property
+    def items(self) -> list[Any]:
+        """The items of the run: without a database as the spider made them, in order of
+        their coming; else as dicts, table by table, read when they are first asked for."""
+        return self.kept if self.stored_in is None else self.stored_in.items()
+
+    def report(self) -> str:
+        """The summary as `crawler report` shows it; without a database what is known of it."""
+        if self.stored_in is not None:
+            return self.stored_in.report()
+        told = [f"  {code:<18} {advice(code)}".rstrip() for code in self.failures]
+        broken = [f"  {printable(self.message)}"] if self.message else []
+        return "\n".join([str(self), *told, *broken])
 
     @property
     def exit_code(self) -> int:
         """0 done; 1 callbacks failed and gave nothing; 3 no start URL; 4 resumable."""
-        if self.ended_by == "waiting":
+        if self.ended_by in ("waiting", "stopped"):
             return 4
         if self.ended_by == "error" or self.message is not None:
             return 1

@@ -60,12 +60,18 @@ class Retry:
 
     def __post_init__(self) -> None:
         if not isinstance(self.attempts, int) or self.attempts < 1:
-            raise UsageError(f"Retry(attempts={self.attempts!r}): at least 1, the first attempt")
+            raise UsageError(
+                f"Retry(attempts={self.attempts!r}): at least 1, the first attempt",
+                hint="retry = Retry(attempts=1) tries nothing again",
+            )
         for name in ("wait", "max_wait", "max_retry_after"):
             value = getattr(self, name)
             is_strategy = name == "wait" and isinstance(value, wait_base)
             if not is_strategy and not (isinstance(value, int | float) and value >= 0):
-                raise UsageError(f"Retry({name}={value!r}): seconds, 0 or more")
+                raise UsageError(
+                    f"Retry({name}={value!r}): seconds, 0 or more",
+                    hint="retry = Retry(wait=1.0, max_wait=60.0, max_retry_after=3600.0)",
+                )
 
     @classmethod
     def from_urllib3(
@@ -86,8 +92,10 @@ class Retry:
         UsageError for numbers below 0, and for what is no number and no status.
         """
         told = "Retry.from_urllib3({}={!r}): {}"
+        hint = "Retry.from_urllib3(total=3, backoff_factor=0.5, status_forcelist=(500, 503))"
         if total is not None and not (isinstance(total, int) and total >= 0):
-            raise UsageError(told.format("total", total, "a whole number, 0 or more, or None"))
+            wanted = "a whole number, 0 or more, or None"
+            raise UsageError(told.format("total", total, wanted), hint=hint)
         seconds = {
             "backoff_factor": backoff_factor,
             "backoff_max": backoff_max,
@@ -95,11 +103,11 @@ class Retry:
         }
         for name, value in seconds.items():
             if not isinstance(value, int | float) or not value >= 0:
-                raise UsageError(told.format(name, value, "seconds, 0 or more"))
+                raise UsageError(told.format(name, value, "seconds, 0 or more"), hint=hint)
         listed = () if status_forcelist is None else status_forcelist
         if not are_statuses(listed):
             wanted = "status codes, like (500, 503), or None"
-            raise UsageError(told.format("status_forcelist", listed, wanted))
+            raise UsageError(told.format("status_forcelist", listed, wanted), hint=hint)
         later = tenacity.wait_exponential(backoff_factor, backoff_max)
         jitter = tenacity.wait_random(0, backoff_jitter)
         return cls(

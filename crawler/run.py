@@ -11,13 +11,14 @@ limit of N delivers N pages and never one more.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crawler.about import NAME, VERSION
+from crawler.about import user_agent
 from crawler.errors import FetchError
 from crawler.pool import ACCEPT_ENCODING, Deadlines
-from crawler.request import body_bytes, encode
+from crawler.request import body_bytes, decode, encode
 from crawler.retry import DELIVER, GiveUp, Requeue, Retry
 from crawler.urls import canonicalise, fingerprint, site_of
 from crawler.web.redirects import REDIRECTS, next_hop
@@ -91,6 +92,8 @@ class Crawl:
 
     sink: Callable[[Any], Awaitable[None]] | None = None
     """Gets each item after the commit that stored it."""
+    told: Callable[[QueuedRequest, Commit], None] | None = None
+    """Hears of each page that was stored or put back."""
     seed_task: asyncio.Task[None] | None = None
     seeding = True
     """`start()` has not ended, and was not cut off."""
@@ -105,6 +108,10 @@ class Crawl:
     is_in_grace = False
     """It was stopped: what is under way may end, for a while."""
     is_ending = False
+    is_paused = False
+    """Nothing of it starts until somebody says so."""
+    found = queued_before = 0
+    """Rows queued since the session began with it, and before."""
     asking = 0
     """Pages whose callback waits in `Spider.fetch`."""
     queued = 0
@@ -134,7 +141,7 @@ class Crawl:
         self.row = row
         self.hooks = hooks
         self._headers = {
-            "user-agent": user_agent(settings),
+            "user-agent": user_agent(settings.user_agent, settings.contact),
             "accept": ACCEPT,
             "accept-encoding": ACCEPT_ENCODING,
         }
@@ -160,6 +167,8 @@ class Crawl:
         self._counted_before = 0 if is_new_limit else done_before
         self.kept: list[Any] = []
         """Items kept in memory, where somebody asked for them."""
+        self.problems: Counter[str] = Counter()
+        """Errors of this session by code."""
         self.timers: list[asyncio.TimerHandle] = []
         self.began_at = time.time()
 
@@ -201,6 +210,12 @@ class Crawl:
         """The limit of pages has been delivered."""
         limit = self.settings.limit
         return limit is not None and self._counted >= limit
+
+    @property
+    def pages_left(self) -> int | None:
+        """Pages to its limit; None: it has none."""
+        limit = self.settings.limit
+        return None if limit is None else max(0, limit - self._counted)
 
     @property
     def _counted(self) -> int:
@@ -372,8 +387,9 @@ class Crawl:
         return request if hop.keeps_headers else request.replace(headers=None)
 
     def redirected(self, task: Task, outcome: Outcome, hop: Hop, now: float) -> Commit:
-        """Settled as `redirected`; the target is queued in the same commit."""
-        request = self.follow(task.request, hop)
+        """Settled as `redirected`; the target, without what hooks put on, is queued with it."""
+        row, spider = task.row, self.spider
+        request = self.follow(decode(row.url, row.method, row.priority, row.payload, spider), hop)
         if not task.row.depth:
             self.admit(hop.target.domain)
         link = NewRequest(
@@ -482,11 +498,3 @@ def _digest(request: Request, target: Target, parent: int | None, ordinal: int) 
     if request.is_plain:
         return target.fingerprint
     return fingerprint(request.method, target.url, body_bytes(request), key)
-
-
-def user_agent(settings: Settings) -> str:
-    """The User-Agent header: the setting, or name and version with the contact if one is set."""
-    if settings.user_agent:
-        return settings.user_agent
-    contact = f" (+{settings.contact})" if settings.contact else ""
-    return f"{NAME}/{VERSION}{contact}"

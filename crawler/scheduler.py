@@ -11,6 +11,8 @@ Invariants:
 - an origin without a fresh robots verdict has one Robots action under way and nothing
   else of its domain is popped meanwhile, but that file's own redirects;
 - at most `clients` domains have requests on the wire, leased or about to be;
+- nothing of a paused run or domain starts; what it asked aside waits with it, but for
+  redirects of a robots.txt, which end what is on the wire;
 - domains that wait for a client stand in one line, first come, first served; while it is
   not empty a holder whose turn is over stands in it too, behind those who wait.
 Cost: O(log domains) a dispatch; memory is one window per claimed (run, domain).
@@ -108,6 +110,8 @@ class Scheduler:
         self._line: deque[Domain] = deque()
         self._rules: dict[int, RunRules] = {}
         self._held: set[int] = set()
+        self._paused: dict[int, list[Aside]] = {}
+        """Paused runs, and what their pages asked for meanwhile."""
         self._reads: deque[Window] = deque()
         self._full: set[Domain] = set()
         """Domains with ready requests and no room."""
@@ -150,6 +154,10 @@ class Scheduler:
         """Every domain known here."""
         return iter(self._domains.values())
 
+    def known(self, name: str) -> Domain | None:
+        """A domain that is known here; None: it is not."""
+        return self._domains.get(name)
+
     # -- runs ---------------------------------------------------------------------------
 
     def open_run(self, run: int, *, obeys_robots: bool, agent: str, now: float) -> None:
@@ -164,6 +172,7 @@ class Scheduler:
         """Forget a run's windows; what is on the wire for it may still be released."""
         self._rules.pop(run, None)
         self._held.discard(run)
+        self._paused.pop(run, None)
         for domain in self._domains.values():
             domain.windows.pop(run, None)
         self._forget_workless()
@@ -179,6 +188,30 @@ class Scheduler:
             self._held.remove(run)
             for domain in self._domains.values():
                 self._place(domain, now)
+
+    def pause(self, run: int) -> None:
+        """Start nothing of this run until `proceed`, nor what its pages ask aside."""
+        parked = self._paused.setdefault(run, [])
+        for domain in list(self._asking):
+            stays: deque[Aside] = deque()
+            for aside in domain.asides:
+                (parked if aside.run == run and aside.obeys_robots else stays).append(aside)
+            domain.asides = stays
+            if not stays:
+                del self._asking[domain]
+        self._forget_workless()
+
+    def proceed(self, run: int, now: float) -> None:
+        """End a run's pause."""
+        for aside in self._paused.pop(run, ()):
+            self.ask(aside, now)
+        for domain in self._domains.values():
+            self._place(domain, now)
+
+    def repaced(self, domain: Domain, now: float) -> None:
+        """The settings of a domain's pace have changed: its place on the heap has, too."""
+        domain.version = -1
+        self._place(domain, now)
 
     # -- what the store and the spiders bring ----------------------------------------------
 
@@ -221,6 +254,9 @@ class Scheduler:
 
         One that does not obey robots.txt goes first: the gate may be waiting for it.
         """
+        if aside.obeys_robots and aside.run in self._paused:
+            self._paused[aside.run].append(aside)
+            return
         domain = self._domain(aside.domain)
         if aside.obeys_robots:
             domain.asides.append(aside)
@@ -412,7 +448,7 @@ class Scheduler:
 
     def _next_window(self, domain: Domain) -> Window:
         """Runs take turns: the one served goes behind the others."""
-        run = next(r for r, w in domain.windows.items() if len(w) and r not in self._held)
+        run = next(r for r, w in domain.windows.items() if len(w) and self._may_run(r))
         window = domain.windows[run]
         if len(domain.windows) > 1:
             del domain.windows[run]
@@ -431,7 +467,7 @@ class Scheduler:
         """Put the domain on the heap iff it belongs there."""
         if domain.in_line or domain.version >= 0:
             return
-        if not self._has_work(domain):
+        if domain.pace.is_paused or not self._has_work(domain):
             self._full.discard(domain)
         elif not domain.has_room:
             self._full.add(domain)
@@ -442,8 +478,11 @@ class Scheduler:
 
     def _has_work(self, domain: Domain) -> bool:
         return bool(domain.asides) or any(
-            len(window) and run not in self._held for run, window in domain.windows.items()
+            len(window) and self._may_run(run) for run, window in domain.windows.items()
         )
+
+    def _may_run(self, run: int) -> bool:
+        return run not in self._held and run not in self._paused
 
     def _forget_workless(self) -> None:
         self._full = {domain for domain in self._full if self._has_work(domain)}

@@ -15,9 +15,12 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from crawler.errors import FetchError, SpiderError
+from crawler.errors import FetchError, SpiderError, StopCrawl
+from crawler.harvest import describe
+from crawler.plugins import call, is_ours
 from crawler.request import Request
 from crawler.urls import canonicalise
+from storage import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from crawler.run import Crawl
     from crawler.visits import Visits
 
-__all__ = ["seed"]
+__all__ = ["seed", "start"]
 
 BATCH = 500
 FLUSH_S = 0.2
@@ -101,3 +104,31 @@ async def _draw(source: AsyncIterator[Any], sower: _Sower) -> None:
         if request is end:
             return
         await sower.take(request)
+
+
+async def start(
+    crawl: Crawl,
+    visits: Visits,
+    name: Callable[[str], None],
+    opened: Callable[[Crawl], None],
+    stop: Callable[[Crawl, str], None],
+) -> None:
+    """Call the hooks, then store the start requests unless they all were before.
+
+    `opened(crawl)` is called between the two; what a spider raises stops its run.
+    """
+    try:
+        for hook in crawl.hooks.opened:
+            await call(hook)
+        opened(crawl)
+        if crawl.row.seeded_at is None:
+            await seed(crawl, visits, name)
+    except StopCrawl:
+        stop(crawl, "spider")
+    except StorageError:
+        raise
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
+        if is_ours(error):
+            raise
+        crawl.broken_by = describe(error)
+        stop(crawl, "error")

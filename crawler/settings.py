@@ -50,6 +50,7 @@ __all__ = [
     "TlsSettings",
     "UnfinishedSettings",
     "known",
+    "matches",
     "setting_types",
     "tables",
     "vocabulary",
@@ -210,7 +211,7 @@ class Settings(SettingsGroup):
         """
         if not self.domains:
             return self.domain
-        matching = tuple(pattern for pattern in self.domains if _matches(pattern, name))
+        matching = tuple(pattern for pattern in self.domains if matches(pattern, name))
         merged: dict[tuple[str, ...], DomainSettings] = vars(self).setdefault("_merged", {})
         if matching not in merged:
             given = self.domain.given()
@@ -223,7 +224,7 @@ class Settings(SettingsGroup):
         """The key that each of `for_domain(name)` came from, in the order of the fields:
         `domain.delay`, or `domains."*.example.com".delay`."""
         keys = {field: f"domain.{field}" for field in DomainSettings.types}
-        matching = (pattern for pattern in self.domains if _matches(pattern, name))
+        matching = (pattern for pattern in self.domains if matches(pattern, name))
         for pattern in sorted(matching, key=_specificity):
             keys |= {
                 field: f'domains."{pattern}".{field}' for field in self.domains[pattern].given()
@@ -344,9 +345,18 @@ def _hint(key: str, names: Iterable[str]) -> str:
     siblings = [name for name in names if name.startswith(f"{group}.")]
     if siblings and not key.endswith("verify") and not nearest(key, names):
         return f"the group has {_listed(siblings)}"
-    if rest and not siblings and (table := nearest(group, tables())):
+    if rest and not siblings and (table := _table_of(group, rest)):
         return f"did you mean `{table}.{rest}`?"
     return did_you_mean(key, names)
+
+
+def _table_of(group: str, rest: str) -> str | None:
+    """The table that a mistyped first part means; None: rather a group, or neither."""
+    groups = [key.partition(".")[0] for key in setting_types() if "." in key]
+    best = nearest(group, [*groups, *tables()])
+    if best is None or best not in tables():
+        return None
+    return None if is_group(tables()[best][1]) and "." not in rest else best
 
 
 def _names_no_field(table: str, rest: str) -> bool:
@@ -371,5 +381,6 @@ def _specificity(pattern: str) -> tuple[int, str]:
     return len(pattern), pattern
 
 
-def _matches(pattern: str, name: str) -> bool:
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern of `domains` means this domain; one without a port means any port."""
     return _pattern(pattern).fullmatch(name) is not None

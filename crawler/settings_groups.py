@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SettingsGroup", "checked", "did_you_mean", "entry_name", "is_group", "path_of"]
 
+EXPLAINED = "`crawler config --list` has the meaning and the default of every setting"
 UNVERIFIED = '`domains."HOST".verify = false`: only for domains that are named'
 
 
@@ -143,7 +144,7 @@ def checked(key: str, raw: Any, kind: Any, origin: str) -> Any:
 
 
 def _refusal(
-    key: str, value: Any, origin: str, wanted: str, hint: str | None = None
+    key: str, value: Any, origin: str, wanted: str, hint: str = EXPLAINED
 ) -> SettingsError:
     return SettingsError(
         f"setting `{disclosed(key)}` = {value!r} (from {origin}): expected {wanted}", hint=hint
@@ -158,7 +159,7 @@ def _group(key: str, raw: Any, kind: Any, origin: str) -> SettingsGroup:
 
 
 def _foreign(
-    key: str, value: Any, origin: str, wanted: str, hint: str | None = None
+    key: str, value: Any, origin: str, wanted: str, hint: str = EXPLAINED
 ) -> SettingsError:
     kind = type(value).__name__
     return SettingsError(
@@ -181,7 +182,8 @@ def _entries(key: str, raw: Any, kind: Any, origin: str) -> Mapping[str, Any]:
     name_kind, value_kind = get_args(kind)
     if not isinstance(raw, Mapping):
         if is_group(value_kind):
-            raise _foreign(key, raw, origin, "patterns")
+            hint = f'write {{"*.example.com": {value_kind.__name__}(...)}}'
+            raise _foreign(key, raw, origin, "patterns", hint=hint)
         raise _refusal(key, raw, origin, "hosts with their addresses")
     return MappingProxyType(
         {
@@ -199,7 +201,8 @@ def entry_name(table: str, name: str, kind: Any, origin: str) -> str:
         return str(convert(name.lower(), kind))
     except ValueError as error:
         raise SettingsError(
-            f"setting `{table}` (from {origin}) has {disclosed(name)!r}: expected {expected(kind)}"
+            f"setting `{table}` (from {origin}) has {disclosed(name)!r}: expected {expected(kind)}",
+            hint="-s resolve.shop.test=127.0.0.1",
         ) from error
 
 

@@ -74,7 +74,7 @@ class Spider(Plugin):
         except UsageError as error:
             raise SpiderLoadError(str(error), hint='table = "..."') from error
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, /, **arguments: Any) -> None:
         """Take arguments, as values or as text. Raises SpiderLoadError."""
         declared = self._declared()
         for name in arguments:

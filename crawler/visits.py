@@ -26,6 +26,7 @@ from crawler.retry import Deliver, GiveUp, Requeue
 from crawler.run import Task
 from crawler.web.redirects import Hop
 from crawler.wire import response_of
+from crawler.wording import plural
 from storage import Commit, ErrorRow, QueuedRequest, State, StorageError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Visits:
         have come through the acknowledgements of earlier commits.
         """
         pace = domain.pace
-        message = f"{pace.last_code}: given up after {pace.failures} attempts to reach it"
+        message = f"{pace.last_code}: given up after {plural(pace.failures, 'attempt')} to reach it"
         if pace.last_message:
             message = f"{message}: {pace.last_message}"
         crawls = [self._crawls[run] for run in domain.windows]
@@ -153,6 +154,7 @@ class Visits:
             )
             crawl.failed += failed
             crawl.queued -= failed
+            crawl.problems["domain-unreachable"] += failed
         for aside in self._scheduler.clear(domain):
             errand: Errand = aside.order
             errand.refuse(FetchError(pace.last_code, message, url=aside.url))
@@ -260,14 +262,18 @@ class Visits:
         self._scheduler.settle(domain, row)
         if ack.applied:
             crawl.items += len(commit.items)
+            crawl.problems.update(error.code for error in commit.errors)
             self._dispatch(crawl, commit, ack)
         elif ack.error is not None:
             crawl.errors += 1
+            crawl.problems["store"] += 1
             await self._keep_links(crawl, commit)
         if commit.state is State.QUEUED:
             self._put_back(commit)
         else:
             crawl.queued -= 1
+        if crawl.told is not None:
+            crawl.told(row, commit)
         if harvest is not None:
             await self._hand_on(crawl, harvest, is_stored=ack.applied)
         crawl.unfinished -= 1
@@ -311,6 +317,7 @@ class Visits:
             if row_id is None:
                 continue
             crawl.queued += 1
+            crawl.found += 1
             if link.not_before is not None:
                 self._frontier.waits_until(link.not_before)
                 continue
@@ -346,5 +353,6 @@ class Visits:
             size=links.size,
         )
         (ack,) = await self._store.commit([commit])
+        crawl.problems.update(error.code for error in links.errors)
         self._dispatch(crawl, commit, ack)
         self._woke()

@@ -20,7 +20,7 @@ from crawler.downloader import Order, Outcome
 from crawler.errors import FetchError
 from crawler.request import encode_body
 from crawler.response import Response
-from crawler.retry import Requeue
+from crawler.retry import GiveUp, Requeue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("crawler")
 
-__all__ = ["Slot", "Wire", "response_of"]
+__all__ = ["Slot", "Wire", "response_of", "told"]
 
 SILENT = frozenset(("reset", "protocol", "head-timeout"))
 """Ends of a request before any answer."""
@@ -126,6 +126,7 @@ class Wire:
             cut_at=cut_at,
         )
         outcome = await self._sent(slot, order, request.proxy, limits)
+        slot.domain.meter.ended(self.clock(), outcome.status, outcome.ttfb_s)
         self._note_shortage(outcome)
         return outcome
 
@@ -172,6 +173,10 @@ class Wire:
             domain.pace.answered_in(outcome.ttfb_s)
         elif outcome.error.fault == "local":
             domain.pace.rest(now, outcome.error.pause_s)
+        if isinstance(verdict, Requeue | GiveUp):
+            domain.meter.failed(outcome.code, told(outcome))
+        else:
+            domain.meter.worked()
 
     def is_short_for(self, now: float) -> float:
         """Seconds since which nothing at all could be sent for want of this machine's own."""
@@ -213,6 +218,14 @@ class Wire:
 def _is_suspect(outcome: Outcome, proxy: str, order: Order) -> bool:
     """A proxy that forwards and gives no answer may be at fault: another one is tried next."""
     return outcome.connection is None and outcome.code in SILENT and forwards(proxy, order.url)
+
+
+def told(outcome: Outcome) -> str:
+    """What was said with an outcome that is no success; empty: nothing."""
+    if outcome.error is not None:
+        return outcome.message
+    wish = outcome.header("retry-after")
+    return f"Retry-After: {wish}" if wish else ""
 
 
 def response_of(request: Request, url: str, outcome: Outcome, depth: int) -> Response:

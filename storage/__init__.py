@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from storage.beside import Beside, Line, append_control, read_live
 from storage.records import (
     Ack,
     Claim,
@@ -15,6 +16,7 @@ from storage.records import (
     ItemRow,
     NewRequest,
     QueuedRequest,
+    Queues,
     RunRow,
     RunSpec,
     RunState,
@@ -28,11 +30,13 @@ from storage.schema import is_reserved
 from storage.store import LEASE_S, StorageError, Store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 __all__ = [
     "LEASE_S",
     "Ack",
+    "Beside",
     "Claim",
     "Column",
     "Commit",
@@ -40,8 +44,10 @@ __all__ = [
     "ErrorRow",
     "FetchRow",
     "ItemRow",
+    "Line",
     "NewRequest",
     "QueuedRequest",
+    "Queues",
     "RunRow",
     "RunSpec",
     "RunState",
@@ -52,8 +58,11 @@ __all__ = [
     "StoreStats",
     "Table",
     "Woken",
+    "append_control",
     "is_reserved",
     "open_store",
+    "queue_again",
+    "read_live",
 ]
 
 
@@ -69,3 +78,15 @@ async def open_store(target: str | Path | None) -> Store:
     from storage.sqlite import SqliteStore
 
     return await SqliteStore.open(target)
+
+
+def queue_again(path: str | Path, run: str, requests: Iterable[int]) -> int:
+    """Queue settled requests (ids) of a run again; how many were.
+
+    Those that are queued already stay as they are. With any queued the run is interrupted,
+    so that the same `crawler run` goes on with it. Raises StorageError when another process
+    has the database.
+    """
+    from storage.requeue import queue_again as queue
+
+    return queue(path, run, requests)

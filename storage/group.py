@@ -17,7 +17,7 @@ from msgspec import Struct
 from storage import bulk
 from storage.ledger import Ledger
 from storage.records import Ack, Commit, ErrorRow, State
-from storage.schema import DECISIONS, HTTP_VERSIONS
+from storage.schema import DECISIONS, HTTP_VERSIONS, Tally
 from storage.tables import ItemTables, StoredItem
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _DOMAINS = (
 )
 _NEW_DOMAINS = "INSERT INTO domain (id, name) SELECT * FROM :rows WHERE column1 IS NOT NULL"
 _LINKS = (
-    "SELECT json_group_array(json_array(v.column1, r.id, r.state)) FROM :rows v"
+    "SELECT json_group_array(json_array(v.column1, r.id, r.state, r.reason)) FROM :rows v"
     " CROSS JOIN req r ON r.run = v.column2 AND r.domain = v.column3 AND r.fp = v.column4"
 )
 _NEW = "INSERT INTO req SELECT * FROM :rows WHERE column1 IS NOT NULL"
@@ -95,6 +95,7 @@ class _Entry(Struct):
     id: int
     state: State
     is_new: bool = False
+    reason: str | None = None
     offer: tuple[_Page, NewRequest] | None = None
     """What the row is to be written from; None: it stays as it is."""
 
@@ -255,7 +256,10 @@ class GroupWriter:
             )
         )
         found = bulk.read(self._connection, _LINKS, [(n, *key) for n, key in enumerate(keys)])
-        return {keys[n]: _Entry(request, State(state)) for n, request, state in found}
+        return {
+            keys[n]: _Entry(request, State(state), reason=reason)
+            for n, request, state, reason in found
+        }
 
     def _offer(
         self,
@@ -274,10 +278,12 @@ class GroupWriter:
             ledger.refuse(place, link.dropped)
             if self._has_room(self._dropped, "dropped", place[0]):
                 self._last_request += 1
-                entries[key] = _Entry(self._last_request, State.DROPPED, True, (page, link))
+                entries[key] = _Entry(
+                    self._last_request, State.DROPPED, True, link.dropped, (page, link)
+                )
             return None
         if entry:
-            ledger.sums[place]["dropped"] -= 1
+            ledger.take_back(place, entry.reason)
         else:
             self._last_request += 1
             entries[key] = entry = _Entry(self._last_request, State.QUEUED, True)
@@ -323,7 +329,10 @@ class GroupWriter:
             for page in live
             for item in page.commit.items
         ]
-        self.tables.write(stored)
+        if replaced := self.tables.write(stored):
+            ids = {name: run for run, name in self._runs.items()}
+            for (run, table), n in replaced.items():
+                ledger.tally((ids[run], 0), Tally.REPLACED, table, n)
 
     def _log_problems(self, live: list[_Page], ledger: Ledger) -> None:
         rows = []

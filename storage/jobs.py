@@ -17,6 +17,7 @@ import msgspec
 from storage import bulk
 from storage.ledger import Ledger
 from storage.records import Claim, RunRow, RunState, State, Woken
+from storage.schema import Tally
 from storage.store import LEASE_S, StorageError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ __all__ = [
     "claim",
     "end",
     "fail_domain",
+    "note",
+    "read_notes",
     "read_runs",
     "recover",
     "release",
@@ -56,7 +59,10 @@ def read_runs(connection: sqlite3.Connection, where: str = "1") -> list[RunRow]:
 
 def recover(connection: sqlite3.Connection) -> None:
     """Clear what a dead process left: running runs are interrupted, leases are over."""
-    last_minute = "(SELECT max(code) * 60.0 + 60.0 FROM tally WHERE run = run.id AND domain = 0)"
+    last_minute = (
+        "(SELECT max(code) * 60.0 + 60.0 FROM tally WHERE run = run.id AND domain = 0"
+        f" AND kind IN ({Tally.PAGES:d}, {Tally.FAULTS:d}))"
+    )
     connection.execute(
         f"UPDATE run SET state = ?, ended_by = 'crash',"
         f" finished_at = max(started_at, coalesce({last_minute}, started_at)) WHERE state = ?",
@@ -104,6 +110,24 @@ def end(
     connection.execute(
         "UPDATE run SET state = ?, finished_at = ?, ended_by = ?, stats = ? WHERE id = ?",
         (state, at, by, stats, run),
+    )
+
+
+def note(connection: sqlite3.Connection, run: int, key: str, value: str | None) -> None:
+    """Keep a value about a run under a key, instead of the one before; None: keep none."""
+    if value is None:
+        connection.execute("DELETE FROM run_note WHERE run = ? AND key = ?", (run, key))
+        return
+    connection.execute(
+        "INSERT INTO run_note VALUES (?, ?, ?) ON CONFLICT (run, key) DO UPDATE SET value = ?3",
+        (run, key, value),
+    )
+
+
+def read_notes(connection: sqlite3.Connection, run: int) -> dict[str, str]:
+    """What is kept about a run, by key."""
+    return dict(
+        connection.execute("SELECT key, value FROM run_note WHERE run = ?", (run,)).fetchall()
     )
 
 

@@ -76,6 +76,11 @@ class Ledger:
         self.sums[place]["dropped"] += 1
         self.tally(place, Tally.DROP, reason)
 
+    def take_back(self, place: Place, reason: str | None) -> None:
+        """A dropped request is queued after all: it was refused under `reason`."""
+        self.sums[place]["dropped"] -= 1
+        self.tally(place, Tally.DROP, reason or "dropped", -1)
+
     def settle(
         self, place: Place, state: State, reason: str | None, waited: bool, waits: bool, at: float
     ) -> None:

@@ -22,6 +22,7 @@ from storage.records import (
     Claim,
     Column,
     QueuedRequest,
+    Queues,
     RunRow,
     RunState,
     State,
@@ -77,6 +78,8 @@ class _Items(Struct, eq=False):
 class MemoryStore:
     """A Store that forgets everything when it is closed."""
 
+    path = None
+
     def __init__(self) -> None:
         self._runs: dict[int, RunRow] = {}
         self._domains: dict[str, _Domain] = {}
@@ -87,6 +90,7 @@ class MemoryStore:
         self._waiting: defaultdict[int, dict[int, _Row]] = defaultdict(dict)
         self._sent: defaultdict[int, dict[int, _Row]] = defaultdict(dict)
         self._items: dict[str, _Items] = {}
+        self._notes: defaultdict[int, dict[str, str]] = defaultdict(dict)
         self._ledger = Ledger()
         self._last_row = 0
         self._dropped: defaultdict[int, int] = defaultdict(int)
@@ -139,6 +143,17 @@ class MemoryStore:
     async def runs(self) -> list[RunRow]:
         """All runs, oldest first."""
         return list(self._runs.values())
+
+    async def note(self, run: int, key: str, value: str | None) -> None:
+        """Keep a value about a run."""
+        if value is None:
+            self._notes[run].pop(key, None)
+        else:
+            self._notes[run][key] = value
+
+    async def notes(self, run: int) -> dict[str, str]:
+        """What is kept about a run."""
+        return dict(self._notes[run])
 
     async def declare(self, table: Table) -> None:
         """Make an item table, or add its new columns."""
@@ -247,6 +262,21 @@ class MemoryStore:
         counted = {name: int(sum(sums[name] for sums in places)) for name in names}
         counted["fetches"] = counted["requests"]
         return counted
+
+    async def queues(self, run: int, limit: int) -> Queues:
+        """What a run has queued, the longest queues first."""
+        names = {domain.id: domain.name for domain in self._domains.values()}
+        found = [
+            (-int(sums["queued"]), place[1], int(sums["waiting"]))
+            for place, sums in self._ledger.sums.items()
+            if place[0] == run and sums["queued"] > 0
+        ]
+        return Queues(
+            queued=-sum(queued for queued, _, _ in found),
+            waiting=sum(waiting for _, _, waiting in found),
+            domains=len(found),
+            longest=tuple((names[d], -queued, w) for queued, d, w in sorted(found)[:limit]),
+        )
 
     async def origins(self, run: int) -> list[str]:
         """Domains of depth-0 requests, in order of discovery."""

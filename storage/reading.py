@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage import bulk, jobs, schema
+from storage import bulk, jobs, lookup, schema
 from storage.lock import is_held
+from storage.records import Queues
 from storage.schema import COUNTERS
 from storage.store import StorageError
 from storage.tables import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
     from storage.records import RunRow, Scalar
 
-__all__ = ["Reader", "connect_read_only", "count_run", "item_rows"]
+__all__ = ["Reader", "connect_read_only", "count_run", "item_rows", "queues_of"]
 
 QUERY_S = 30.0
 """How long a query may take."""
@@ -45,6 +47,12 @@ class Reader:
         """A crawl had the database open when the reader was made."""
         is_whole = not self.is_in_use and not Path(f"{self.path}-wal").exists()
         self._connection = connect_read_only(self.path, is_whole=is_whole)
+        # ATTACH makes files, and VACUUM INTO is an ATTACH too.
+        self._connection.set_authorizer(
+            lambda action, *_: (
+                sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK
+            )
+        )
         self.is_older = schema.check(self._connection, self.path) < schema.VERSION
         """The file lacks names of this version: the next crawl that opens it adds them."""
 
@@ -66,18 +74,48 @@ class Reader:
         self, sql: str, parameters: Sequence[Scalar] | dict[str, Scalar] = ()
     ) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names and rows of one statement. Raises StorageError for any mistake in it."""
+        with self._bounded():
+            cursor = self._connection.execute(sql, parameters)
+            rows = cursor.fetchall()
+        return [column[0] for column in cursor.description or ()], rows
+
+    def find_request(self, run: str, domains: Iterable[str], fingerprint: bytes) -> int | None:
+        """Id of the request with a fingerprint in one of the domains; None: not seen."""
+        with self._bounded():
+            return lookup.find_request(self._connection, run, domains, fingerprint)
+
+    def find_urls(self, run: str, domains: Iterable[str], url: str, limit: int) -> list[int]:
+        """Ids of requests whose URL is `url` or goes on from it; reads the domains' rows."""
+        with self._bounded():
+            return lookup.find_urls(self._connection, run, domains, url, limit)
+
+    def count_ahead(self, request: int) -> int:
+        """Queued requests that go before a queued one in its domain."""
+        with self._bounded():
+            return lookup.count_ahead(self._connection, request)
+
+    def find_children(self, request: int, moments: Sequence[float]) -> list[int]:
+        """Ids of the requests that a page, settled at these moments, led to."""
+        with self._bounded():
+            return lookup.find_children(self._connection, request, moments)
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """Statements that end in time, their errors as StorageError."""
         end_at = time.monotonic() + self._query_s
         self._connection.set_progress_handler(lambda: time.monotonic() > end_at, STEPS)
         try:
-            cursor = self._connection.execute(sql, parameters)
-            rows = cursor.fetchall()
+            yield
         except sqlite3.Error as error:
+            if str(error) == "interrupted" and time.monotonic() <= end_at:
+                raise KeyboardInterrupt from error  # a signal came, and SQLite kept it
             raise _explained(error, self._query_s) from error
         except sqlite3.Warning as error:
-            raise StorageError(f"not one statement: {error}") from error
+            raise StorageError(
+                f"not one statement: {error}", hint="one SELECT at a time"
+            ) from error
         finally:
             self._connection.set_progress_handler(None, 0)
-        return [column[0] for column in cursor.description or ()], rows
 
     def runs(self) -> list[RunRow]:
         """All runs, oldest first."""
@@ -92,13 +130,20 @@ class Reader:
         return count_run(self._connection, run)
 
     def items(
-        self, table: str, *, run: str | None = None, private: bool = False
+        self,
+        table: str,
+        *,
+        run: str | None = None,
+        private: bool = False,
+        latest: bool = False,
     ) -> tuple[list[str], Iterator[tuple[Scalar, ...]]]:
         """Columns and a stream of the rows of an item table; `run` is a run's name.
 
-        Raises StorageError when there is no such table.
+        `latest`: the newest row per key over all runs, whatever `run` says. Raises
+        StorageError when there is no such table.
         """
-        return item_rows(self._connection, table, run=run, private=private)
+        run = None if latest else run
+        return item_rows(self._connection, table, run=run, private=private, latest=latest)
 
     def close(self) -> None:
         """Close. Idempotent."""
@@ -116,7 +161,9 @@ def connect_read_only(path: str, *, is_whole: bool = False) -> sqlite3.Connectio
             uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
         )
     except sqlite3.Error as error:
-        raise StorageError(f"{path} cannot be opened: {error}") from error
+        raise StorageError(
+            f"{path} cannot be opened: {error}", hint="choose another file with --db"
+        ) from error
     try:
         connection.execute("PRAGMA query_only = ON")
         if schema.check(connection, path) == 0:
@@ -144,10 +191,33 @@ def count_run(connection: sqlite3.Connection, run: int) -> dict[str, int]:
     return counted
 
 
+def queues_of(connection: sqlite3.Connection, run: int, limit: int) -> Queues:
+    """What a run has queued, and its longest queues."""
+    queued, waiting, domains, longest = bulk.read_one(
+        connection,
+        "WITH q AS MATERIALIZED (SELECT domain, queued, waiting FROM run_domain"
+        " INDEXED BY run_domain_queued WHERE run = ?1 AND queued > 0)"
+        " SELECT json_array((SELECT coalesce(sum(queued), 0) FROM q),"
+        " (SELECT coalesce(sum(waiting), 0) FROM q), (SELECT count(*) FROM q),"
+        " (SELECT json_group_array(json_array(d.name, l.queued, l.waiting)) FROM"
+        " (SELECT * FROM q ORDER BY queued DESC, domain LIMIT ?2) l"
+        " CROSS JOIN domain d ON d.id = l.domain))",
+        (run, limit),
+    )
+    rows = tuple((name, rows, wait) for name, rows, wait in longest)
+    return Queues(queued=queued, waiting=waiting, domains=domains, longest=rows)
+
+
 def item_rows(
-    connection: sqlite3.Connection, table: str, *, run: str | None = None, private: bool = False
+    connection: sqlite3.Connection,
+    table: str,
+    *,
+    run: str | None = None,
+    private: bool = False,
+    latest: bool = False,
 ) -> tuple[list[str], Iterator[tuple[Scalar, ...]]]:
-    """Columns, and rows oldest first; `_` columns only when `private`."""
+    """Columns, and rows oldest first; `_` columns only when `private`. `latest`: the rows of
+    the table's `_latest` view, in its order."""
     known = connection.execute("SELECT name FROM item_table WHERE name = ?", (table,)).fetchone()
     if known is None:
         names = [name for (name,) in connection.execute("SELECT name FROM item_table")]
@@ -159,6 +229,8 @@ def item_rows(
     columns = [name for (name,) in layout if private or not name.startswith("_")]
     chosen = ", ".join(map(quote, columns)) or "NULL"
     where, parameters = ("", ()) if run is None else (" WHERE _run = ?", (run,))
+    if latest:
+        return columns, connection.execute(f"SELECT {chosen} FROM {quote(known[0] + '_latest')}")
     rows = connection.execute(
         f"SELECT {chosen} FROM {quote(known[0])}{where} ORDER BY _rowid_", parameters
     )
@@ -169,7 +241,7 @@ def _explained(error: sqlite3.Error, seconds: float) -> StorageError:
     text = str(error)
     if text == "interrupted":
         return StorageError(f"the query took more than {seconds:g} s", hint="add a LIMIT")
-    if "readonly" in text or "query_only" in text:
+    if "readonly" in text or "query_only" in text or "authoriz" in text:
         return StorageError("the database is read-only here", hint="only SELECT works")
     hint = "the public names are in `crawler sql --schema`" if "no such" in text else None
     return StorageError(f"SQL: {text}", hint=hint)

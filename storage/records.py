@@ -27,6 +27,7 @@ __all__ = [
     "ItemRow",
     "NewRequest",
     "QueuedRequest",
+    "Queues",
     "RunRow",
     "RunSpec",
     "RunState",
@@ -94,7 +95,8 @@ class RunRow(Struct, frozen=True, kw_only=True):
     settings: str = "{}"
     code_hash: str = ""
     ended_by: str | None = None
-    """Why the last session stopped: finished, limit, max-time, signal, waiting, crash, error."""
+    """Why the last session stopped: finished, limit, max-time, spider, signal,
+    stopped, waiting, crash, error."""
     pid: int = 0
 
 
@@ -132,6 +134,19 @@ class QueuedRequest(Struct, frozen=True, kw_only=True):
     attempts: int = 0
     """Attempts already spent; 0: never sent."""
     payload: str | None = None
+
+
+class Queues(Struct, frozen=True, kw_only=True):
+    """What a run has queued, as its counters say."""
+
+    queued: int = 0
+    """Rows, those that wait and those under way included."""
+    waiting: int = 0
+    """Of those, rows that wait for an instant."""
+    domains: int = 0
+    """Domains with queued rows."""
+    longest: tuple[tuple[str, int, int], ...] = ()
+    """Domain, its queued rows, those of them that wait: the longest queues first."""
 
 
 class FetchRow(Struct, frozen=True, kw_only=True):
@@ -297,4 +312,8 @@ class StoreStats(Struct, frozen=True, kw_only=True):
     """Entries of the known-URL cache."""
     commit_p50_s: float = 0.0
     commit_p99_s: float = 0.0
+    behind_s: float = 0.0
+    """How long the oldest page handed over has waited for its transaction; 0: none waits."""
+    bytes: int = 0
+    """Of the file and its log; 0: there is no file."""
     extra: dict[str, Any] = {}

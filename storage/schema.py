@@ -35,7 +35,7 @@ __all__ = [
 
 APPLICATION_ID = 0x706F6F6C
 """Marks a file as ours (PRAGMA application_id)."""
-VERSION = 2
+VERSION = 3
 """Of this schema (PRAGMA user_version)."""
 
 DECISIONS = ("deliver", "redirect", "retry", "give-up", "robots")
@@ -93,6 +93,9 @@ class Tally(IntEnum):
     """`code` is the minute since the epoch; of the whole run, `domain` is 0."""
     FAULTS = 6
     """As PAGES: errors per minute."""
+    REPLACED = 7
+    """`code` is an item table: rows of the run in it that a later item replaced; `domain` is
+    0. Who follows a table learns by it that rows already read have changed."""
 
 
 class Definition(Struct, frozen=True):
@@ -125,7 +128,12 @@ _REUSE = (
     "round(1.0 * {0}reused_connections / max({0}reused_connections + {0}new_connections, 1), 4)"
 )
 _HTTP_VERSION = _words("coalesce(f.http_version, iif(f.status IS NULL, NULL, 0))", HTTP_VERSIONS)
-_SUMS = ", ".join(f"sum({name}) AS {name}" for name in COUNTERS)
+_SUMMED = (
+    *("queued", "done", "redirected", "failed", "dropped", "requests", "retries", "errors"),
+    *("items", "duplicates", "bytes_received", "new_connections", "reused_connections"),
+)
+"""Of a run's domains, in `v_runs`."""
+_SUMS = ", ".join(f"sum({name}) AS {name}" for name in _SUMMED)
 _NOW = "(julianday('now') - 2440587.5) * 86400.0"
 
 _COLUMNS = {
@@ -145,6 +153,16 @@ _COLUMNS = {
 }
 """Of the tables that grow with versions: older files get the columns they lack."""
 
+_NOTES = (
+    Definition("INDEX", "fetch_log_request", "ON fetch_log(request) WHERE request IS NOT NULL"),
+    Definition(
+        "TABLE",
+        "run_note",
+        "(run INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run, key))"
+        " WITHOUT ROWID",
+    ),
+)
+"""What version 3 added: the attempts of one request, and what commands keep about a run."""
 TABLES = (
     Definition(
         "TABLE",
@@ -205,6 +223,7 @@ TABLES = (
         " WITHOUT ROWID",
     ),
     Definition("TABLE", "item_table", "(name TEXT PRIMARY KEY COLLATE NOCASE, key TEXT)"),
+    *_NOTES,
 )
 
 VIEWS = (
@@ -250,23 +269,7 @@ VIEWS = (
         "v_runs",
         f"AS SELECT r.name AS id, r.spider, {_words('r.state', RunState)} AS state,"
         f" r.started_at, round(coalesce(r.finished_at, {_NOW}) - r.started_at, 3) AS seconds, "
-        + ", ".join(
-            f"coalesce(s.{name}, 0) AS {name}"
-            for name in (
-                *(
-                    "queued",
-                    "done",
-                    "redirected",
-                    "failed",
-                    "dropped",
-                    "requests",
-                    "retries",
-                    "errors",
-                ),
-                *("items", "duplicates", "bytes_received"),
-                *("new_connections", "reused_connections"),
-            )
-        )
+        + ", ".join(f"coalesce(s.{name}, 0) AS {name}" for name in _SUMMED)
         + ", coalesce(s.done - s.redirected, 0) AS pages"
         f", coalesce({_REUSE.format('s.')}, 0.0) AS reuse,"
         " json_extract(r.stats, '$.clients_peak') AS clients_peak,"
@@ -294,14 +297,23 @@ VIEWS = (
         " LEFT JOIN domain ON domain.id = t.domain"
         " LEFT JOIN problem p ON p.id = (SELECT max(id) FROM problem"
         " WHERE run = t.run AND domain = t.domain AND code = t.code)"
-        f" LEFT JOIN req q ON q.id = p.request WHERE t.kind = {Tally.ERROR:d}",
+        f" LEFT JOIN req q ON q.id = p.request WHERE t.kind = {Tally.ERROR:d}"
+        " AND t.n > 0",
+    ),
+    Definition(
+        "VIEW",
+        "v_problems",
+        "AS SELECT p.id, run.name AS run, p.request, domain.name AS domain, p.at, p.code,"
+        f" p.message, p.detail, q.url, {_words('q.state', State)} AS state FROM problem p"
+        " JOIN run ON run.id = p.run LEFT JOIN domain ON domain.id = p.domain"
+        " LEFT JOIN req q ON q.id = p.request",
     ),
     Definition(
         "VIEW",
         "v_queue",
         "AS SELECT run.name AS run, domain.name AS domain, q.queued, q.waiting, q.next_at"
-        " FROM run_domain q JOIN run ON run.id = q.run JOIN domain ON domain.id = q.domain"
-        " WHERE q.queued > 0",
+        " FROM run CROSS JOIN run_domain q INDEXED BY run_domain_queued ON q.run = run.id"
+        " JOIN domain ON domain.id = q.domain WHERE q.queued > 0",
     ),
     Definition(
         "VIEW",
@@ -329,6 +341,20 @@ VIEWS = (
     ),
     Definition(
         "VIEW",
+        "v_statuses",
+        "AS SELECT run.name AS run, domain.name AS domain, t.code AS status, t.n AS count"
+        " FROM tally t JOIN run ON run.id = t.run JOIN domain ON domain.id = t.domain"
+        f" WHERE t.kind = {Tally.STATUS:d}",
+    ),
+    Definition(
+        "VIEW",
+        "v_latency",
+        "AS SELECT run.name AS run, domain.name AS domain, 1 << t.code AS below_ms,"
+        " t.n AS count FROM tally t JOIN run ON run.id = t.run"
+        f" JOIN domain ON domain.id = t.domain WHERE t.kind = {Tally.TTFB:d}",
+    ),
+    Definition(
+        "VIEW",
         "v_phases",
         "AS SELECT run.name AS run, sum(q.wait_s) AS wait_s, sum(q.connect_s) AS connect_s,"
         " sum(q.ttfb_s) AS ttfb_s,"
@@ -341,7 +367,7 @@ VIEWS = (
         "v_drops",
         "AS SELECT run.name AS run, domain.name AS domain, t.code AS reason, t.n AS count"
         " FROM tally t JOIN run ON run.id = t.run JOIN domain ON domain.id = t.domain"
-        f" WHERE t.kind = {Tally.DROP:d}",
+        f" WHERE t.kind = {Tally.DROP:d} AND t.n > 0",
     ),
     Definition(
         "VIEW",
@@ -349,7 +375,7 @@ VIEWS = (
         "AS SELECT run.name AS run, t.code * 60 AS minute_at,"
         f" sum(CASE t.kind WHEN {Tally.PAGES:d} THEN t.n ELSE 0 END) AS pages,"
         f" sum(CASE t.kind WHEN {Tally.FAULTS:d} THEN t.n ELSE 0 END) AS errors"
-        " FROM tally t JOIN run ON run.id = t.run WHERE t.domain = 0"
+        " FROM run CROSS JOIN tally t ON t.run = run.id AND t.domain = 0"
         f" AND t.kind IN ({Tally.PAGES:d}, {Tally.FAULTS:d}) GROUP BY run.id, t.code",
     ),
 )
@@ -404,6 +430,10 @@ def apply(connection: sqlite3.Connection, path: str) -> None:
         _add_columns(database.conn)
         _count_connect_failures(database.conn)
 
+    @migrations(name="0003-notes")
+    def _(database: Database) -> None:
+        _add_notes(database.conn)
+
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
     connection.execute("BEGIN")
@@ -421,6 +451,14 @@ def _add_columns(connection: sqlite3.Connection) -> None:
         for column in columns:
             if column.partition(" ")[0] not in have:
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+
+
+def _add_notes(connection: sqlite3.Connection) -> None:
+    """What version 3 has beside the tables of an older file."""
+    have = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    for definition in _NOTES:
+        if definition.name not in have:
+            _create(connection, definition)
 
 
 def _count_connect_failures(connection: sqlite3.Connection) -> None:

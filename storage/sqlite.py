@@ -23,7 +23,7 @@ import msgspec
 from storage import jobs, schema
 from storage.known import Known
 from storage.lock import FileLock
-from storage.reading import connect_read_only, count_run, item_rows
+from storage.reading import connect_read_only, count_run, item_rows, queues_of
 from storage.records import QueuedRequest, StoreStats
 from storage.store import StorageError
 from storage.tables import Refused
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Ack,
         Claim,
         Commit,
+        Queues,
         RunRow,
         RunSpec,
         RunState,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
         Woken,
     )
 
-__all__ = ["SqliteStore"]
+__all__ = ["SqliteStore", "open_writing"]
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class SqliteStore:
     def __init__(
         self, path: str, lock: FileLock, writing: sqlite3.Connection, reading: sqlite3.Connection
     ) -> None:
-        self._path = path
+        self.path = path
         self._lock = lock
         self._writing = writing
         self._reading = reading
@@ -84,7 +85,7 @@ class SqliteStore:
         self._is_open = True
 
     def __repr__(self) -> str:
-        return f"<SqliteStore {self._path} {self._writer!r}>"
+        return f"<SqliteStore {self.path} {self._writer!r}>"
 
     @classmethod
     async def open(cls, path: str | Path) -> SqliteStore:
@@ -112,6 +113,14 @@ class SqliteStore:
     async def runs(self) -> list[RunRow]:
         """All runs, oldest first."""
         return await self._read(jobs.read_runs)
+
+    async def note(self, run: int, key: str, value: str | None) -> None:
+        """Keep a value about a run."""
+        await self._job(jobs.note, run, key, value)
+
+    async def notes(self, run: int) -> dict[str, str]:
+        """What is kept about a run."""
+        return await self._read(partial(jobs.read_notes, run=run))
 
     async def declare(self, table: Table) -> None:
         """Make an item table, or add its new columns."""
@@ -170,6 +179,10 @@ class SqliteStore:
         """Counters of a run."""
         return await self._read(partial(count_run, run=run))
 
+    async def queues(self, run: int, limit: int) -> Queues:
+        """What a run has queued, the longest queues first."""
+        return await self._read(partial(queues_of, run=run, limit=limit))
+
     async def origins(self, run: int) -> list[str]:
         """Domains of depth-0 requests, in order of discovery."""
 
@@ -204,7 +217,8 @@ class SqliteStore:
 
     def stats(self) -> StoreStats:
         """Counters since the store was opened."""
-        return msgspec.structs.replace(self._writer.stats(), known=len(self._known))
+        size = _size(self.path) + _size(f"{self.path}-wal")
+        return msgspec.structs.replace(self._writer.stats(), known=len(self._known), bytes=size)
 
     async def aclose(self) -> None:
         """Commit what was handed over, fold the log into the file, close."""
@@ -226,7 +240,9 @@ class SqliteStore:
         try:
             return await loop.run_in_executor(self._reader, work, self._reading)
         except sqlite3.Error as error:
-            raise StorageError(f"{self._path} could not be read: {error}") from error
+            raise StorageError(
+                f"{self.path} could not be read: {error}", hint="`crawler doctor` looks at the disk"
+            ) from error
 
 
 def _open(path: str) -> tuple[FileLock, sqlite3.Connection, sqlite3.Connection]:
@@ -234,14 +250,21 @@ def _open(path: str) -> tuple[FileLock, sqlite3.Connection, sqlite3.Connection]:
     with ExitStack() as undo:
         lock = FileLock.open(path)
         undo.callback(lock.close)
-        writing = _open_writing(path)
+        writing = open_writing(path)
         undo.callback(writing.close)
         reading = connect_read_only(path)
         undo.pop_all()
     return lock, writing, reading
 
 
-def _open_writing(path: str) -> sqlite3.Connection:
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def open_writing(path: str) -> sqlite3.Connection:
     """The one connection that writes, its file ours, up to date and recovered."""
     with suppress(OSError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
@@ -250,7 +273,9 @@ def _open_writing(path: str) -> sqlite3.Connection:
             path, isolation_level=None, check_same_thread=False, cached_statements=512
         )
     except sqlite3.Error as error:
-        raise StorageError(f"{path} cannot be opened: {error}", hint="see --db") from error
+        raise StorageError(
+            f"{path} cannot be opened: {error}", hint="choose another file with --db"
+        ) from error
     try:
         schema.check(connection, path)
         for pragma in (
@@ -262,7 +287,9 @@ def _open_writing(path: str) -> sqlite3.Connection:
         jobs.recover(connection)
     except sqlite3.Error as error:
         connection.close()
-        raise StorageError(f"{path} cannot be opened: {error}") from error
+        raise StorageError(
+            f"{path} cannot be opened: {error}", hint="choose another file with --db"
+        ) from error
     except BaseException:
         connection.close()
         raise

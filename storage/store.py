@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Claim,
         Commit,
         QueuedRequest,
+        Queues,
         RunRow,
         RunSpec,
         RunState,
@@ -49,10 +50,17 @@ class StorageError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")
 
 
 class Store(Protocol):
     """A durable frontier with its items and statistics."""
+
+    @property
+    def path(self) -> str | None:
+        """The database's file; None: it has none."""
+        ...
 
     async def begin(self, spec: RunSpec) -> RunRow:
         """Insert a run in state RUNNING, named `<spider>-<n>` with the next free n."""
@@ -70,6 +78,17 @@ class Store(Protocol):
 
     async def runs(self) -> list[RunRow]:
         """All runs, oldest first."""
+        ...
+
+    async def note(self, run: int, key: str, value: str | None) -> None:
+        """Keep a value about a run under a key; it replaces the one before, None removes it.
+
+        It outlives the process, and is there only once all that was committed before is.
+        """
+        ...
+
+    async def notes(self, run: int) -> dict[str, str]:
+        """What is kept about a run, by key."""
         ...
 
     async def declare(self, table: Table) -> None:
@@ -124,6 +143,13 @@ class Store(Protocol):
 
     async def count(self, run: int) -> dict[str, int]:
         """Counters of a run: queued, done, failed, dropped, fetches, items, ..."""
+        ...
+
+    async def queues(self, run: int, limit: int) -> Queues:
+        """What a run has queued, and of its domains the `limit` longest queues.
+
+        By the counters that commits keep: it scans no rows of requests.
+        """
         ...
 
     async def origins(self, run: int) -> list[str]:

@@ -10,6 +10,7 @@ A field met on the way gets a column without a type: its values come back as the
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -87,17 +88,24 @@ class ItemTables:
                 )
         self._grow(layout, table.columns)
 
-    def write(self, items: Sequence[StoredItem]) -> None:
-        """Insert a group's items; each new row counts in its `sums`."""
+    def write(self, items: Sequence[StoredItem]) -> Counter[tuple[str, str]]:
+        """Insert a group's items; each new row counts in its `sums`.
+
+        Returns how many rows that were there before were replaced, by run and table.
+        """
+        replaced: Counter[tuple[str, str]] = Counter()
         groups: dict[str, list[StoredItem]] = {}
         for stored in items:
             groups.setdefault(stored.item.table.lower(), []).append(stored)
         for group in groups.values():
             name = group[0].item.table
             layout = self._find(name) or self._create(name, None, ())
-            self._insert(layout, group)
+            for run, n in self._insert(layout, group).items():
+                replaced[run, layout.name] += n
+        return replaced
 
-    def _insert(self, layout: _Layout, group: list[StoredItem]) -> None:
+    def _insert(self, layout: _Layout, group: list[StoredItem]) -> Counter[str]:
+        """Upsert items of one table; by run, how many rows were there before."""
         met = {name.lower(): name for stored in group for name in stored.item.columns}
         fields = list(met.values())
         self._grow(layout, [Column(name=name, type="") for name in fields])
@@ -105,7 +113,7 @@ class ItemTables:
             (stored.run, stored.request, stored.item.ordinal, *_values(stored.item, fields))
             for stored in group
         ]
-        self._count(layout, group, rows, fields)
+        before = self._count(layout, group, rows, fields)
         columns = ", ".join(map(quote, ("_run", "_request", "_ordinal", *fields)))
         identity = f"_run, {quote(layout.key)}" if layout.key else "_run, _request, _ordinal"
         replaced = ("_request", "_ordinal", *(c.name for c in layout.columns.values()))
@@ -116,6 +124,7 @@ class ItemTables:
             f" WHERE column1 IS NOT NULL ON CONFLICT ({identity}) DO UPDATE SET {changes}",
             rows,
         )
+        return before
 
     def _count(
         self,
@@ -123,8 +132,8 @@ class ItemTables:
         group: list[StoredItem],
         rows: list[tuple[Scalar, ...]],
         fields: list[str],
-    ) -> None:
-        """Count the items that will be new rows."""
+    ) -> Counter[str]:
+        """Count the items that will be new rows; by run, the rows that are there already."""
         if layout.key:
             names = [name.lower() for name in fields]
             if layout.key.lower() not in names:
@@ -142,10 +151,12 @@ class ItemTables:
             [(n, *identity) for n, identity in enumerate(identities)],
         )
         seen = {identities[n] for n in known}
+        before = Counter(str(identity[0]) for identity in seen)
         for stored, identity in zip(group, identities, strict=True):
             if identity not in seen:
                 seen.add(identity)
                 stored.sums["items"] += 1
+        return before
 
     def _find(self, name: str) -> _Layout | None:
         layout = self._layouts.get(name.lower())
@@ -230,13 +241,16 @@ def _values(item: ItemRow, fields: list[str]) -> tuple[Scalar, ...]:
 def _latest(name: str, key: str | None) -> str:
     table = quote(name)
     if key:
+        # Newest run first, each row only while no newer run has its key: nothing is sorted,
+        # and the first rows come at once.
         rows = (
-            "_rowid_ IN (SELECT latest FROM (SELECT t._rowid_ AS latest, max(run.id)"
-            f" FROM {table} t JOIN run ON run.name = t._run GROUP BY t.{quote(key)}))"
+            f"SELECT t.* FROM run r CROSS JOIN {table} t ON t._run = r.name WHERE NOT EXISTS"
+            f" (SELECT 1 FROM run n CROSS JOIN {table} u ON u._run = n.name"
+            f" AND u.{quote(key)} = t.{quote(key)} WHERE n.id > r.id) ORDER BY r.id DESC"
         )
     else:
         rows = (
-            f"_run = (SELECT name FROM run WHERE EXISTS (SELECT 1 FROM {table} t"
-            " WHERE t._run = run.name) ORDER BY id DESC LIMIT 1)"
+            f"SELECT * FROM {table} WHERE _run = (SELECT name FROM run WHERE EXISTS (SELECT 1"
+            f" FROM {table} t WHERE t._run = run.name) ORDER BY id DESC LIMIT 1)"
         )
-    return f"CREATE VIEW {quote(name + '_latest')} AS SELECT * FROM {table} WHERE {rows}"
+    return f"CREATE VIEW {quote(name + '_latest')} AS {rows}"

@@ -57,6 +57,8 @@ class _Batch(Struct, eq=False):
     commits: Sequence[Commit]
     future: asyncio.Future[list[Ack]]
     acks: list[Ack]
+    at: float
+    """When they were handed over (monotonic)."""
 
 
 class _Job(Struct, eq=False):
@@ -83,6 +85,8 @@ class Writer:
         self._group: list[tuple[Commit, _Batch]] = []
         self._requests: set[int] = set()
         self._bytes = 0
+        self._begun_at: float | None = None
+        """When the oldest page of the group was handed over; None: there is no group."""
         self._checkpointed = 0
         self._is_dirty = False
         self._tallied: dict[str, Any] = {"commits": 0, "groups": 0, "stale": 0, "refused": 0}
@@ -99,7 +103,7 @@ class Writer:
         self._gathered += len(commits)
         self._gathered_bytes += sum(commit.size for commit in commits)
         full = self._gathered >= GROUP_PAGES or self._gathered_bytes >= GROUP_BYTES
-        self._push(_Batch(commits, future, []), urgent=full)
+        self._push(_Batch(commits, future, [], time.monotonic()), urgent=full)
         return future
 
     def job(self, work: Callable[[], T]) -> asyncio.Future[T]:
@@ -120,7 +124,19 @@ class Writer:
             **self._tallied,
             commit_p50_s=times[len(times) // 2],
             commit_p99_s=times[len(times) * 99 // 100],
+            behind_s=self._behind(),
         )
+
+    def _behind(self) -> float:
+        """Seconds since the oldest page came whose transaction has not ended.
+
+        The writer's thread may take it away meanwhile: then the next one is the oldest.
+        """
+        since = self._begun_at
+        with suppress(RuntimeError):  # the writer's thread has taken one at this moment
+            waiting = (entry.at for entry in self._entries if isinstance(entry, _Batch))
+            since = since or next(waiting, None)
+        return 0.0 if since is None else time.monotonic() - since
 
     async def aclose(self) -> None:
         """Write what was handed over, fold the log into the file, close."""
@@ -165,6 +181,7 @@ class Writer:
             if full or commit.request in self._requests:
                 self._flush()
             self._group.append((commit, entry))
+            self._begun_at = self._begun_at or entry.at
             self._bytes += commit.size
             if commit.request is not None:
                 self._requests.add(commit.request)
@@ -192,6 +209,7 @@ class Writer:
         except Exception as raised:
             error = _as_storage_error(raised)
         self._durations.append(time.monotonic() - started)
+        self._begun_at = None
         self._answer(group, acks, error)
         self._checkpoint_if_large()
 

@@ -68,7 +68,10 @@ LAYERS = """
 | 44 | `spiders` `spiders.*` |
 """
 
-PUBLIC_STORAGE = {"storage", "storage.reading", "storage.export"}
+PUBLIC_STORAGE = {
+    *("storage", "storage.reading", "storage.export"),
+    *("storage.feed", "storage.tail"),
+}
 BANNED = {
     *("util", "utils", "helper", "helpers", "common", "base", "manager", "handler"),
     *("handlers", "service", "context", "mixin", "managers", "services", "mixins", "bases"),
@@ -204,6 +207,7 @@ PURE = (
     *("crawler.scheduler", "crawler.pool.leases", "crawler.pool.expiry", "crawler.proxies"),
     *("crawler.pool.keepalive", "crawler.pool.deadlines", "crawler.pool.parsing"),
     *("crawler.web.forms", "crawler.web.redirects", "crawler.web.robots"),
+    *("crawler.meter", "crawler.rates", "crawler.forecast", "crawler.steering", "crawler.wishes"),
 )
 
 

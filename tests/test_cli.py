@@ -205,13 +205,14 @@ def test_list_shows_spiders_on_stdout_and_broken_files_on_stderr(call: Call, her
     )
     (here / "spiders" / "bad.py").write_text("import nothing_of_that_name\n")
     said = call("list", "--json")
-    assert said.code == 0
+    assert said.code == 2
     assert json.loads(said.out)[1] == {
         "name": "shop",
         "file": "spiders/shop.py",
+        "arguments": [],
         "summary": "Sells.",
     }
-    assert said.err.startswith("warning: spiders/bad.py could not be imported: No module named")
+    assert said.err.startswith("error: spiders/bad.py could not be imported: No module named")
     assert "bundled" in call("list").out
 
 
@@ -317,7 +318,10 @@ def test_export_never_replaces_a_file_unasked(call: Call, here: Path) -> None:
     (here / "out.csv").write_text("mine")
     said = call("export", "-o", "out.csv")
     assert said.code == 2
-    assert said.error == ("out.csv is there already", "--overwrite replaces it")
+    assert said.error == (
+        "out.csv is there already",
+        "-O (--overwrite) replaces it; or name another",
+    )
     assert (here / "out.csv").read_text() == "mine"
     assert call("export", "-o", "out.csv", "--overwrite").code == 0
     assert (here / "out.csv").read_text().startswith("url,title")
@@ -329,12 +333,13 @@ def test_export_wants_a_form_it_knows(call: Call, here: Path) -> None:
     assert call("export", "-o", "out.txt", "--csv").code == 0
 
 
-def test_export_of_several_tables_wants_one_named(call: Call, here: Path) -> None:
+def test_export_of_several_tables_as_csv_wants_one_named(call: Call, here: Path) -> None:
     write_run(here / "books.db", tables=("book", "author"))
-    said = call("export")
+    said = call("export", "--csv")
     assert said.code == 2
     assert said.error[0] == "books-1 has items in 2 tables: book, author"
-    assert call("export", "--table", "author").code == 0
+    assert call("export", "--csv", "--table", "author").code == 0
+    assert call("export").err == "6 rows of book, author from books-1\n"
     assert call("export", "--table", "autor").error[1] == "did you mean `author`?"
 
 

@@ -354,7 +354,7 @@ def test_a_stream_gives_items_as_they_are_stored_and_stops_when_it_is_left() -> 
             taken.append(one)
             if len(taken) == number:
                 break
-        await source.aclose()  # type: ignore[attr-defined]
+        await source.aclose()
         return taken
 
     with Site(pages).threaded() as site:

@@ -169,18 +169,17 @@ def starved(**settings: Any) -> Settings:
 
 
 class Look(logging.Handler):
-    """Takes a run's snapshot whenever the log says something."""
+    """Notes what the session lacks whenever the log says something."""
 
-    def __init__(self, session: Session, running: Any) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__(logging.WARNING)
         self.session = session
-        self.running = running
-        self.worst = [session.snapshot(running).worst]
+        self.short = [session.live().shortage]
         self.said: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         self.said.append(record.getMessage())
-        self.worst.append(self.session.snapshot(self.running).worst)
+        self.short.append(self.session.live().shortage)
 
 
 def test_a_crawl_that_no_socket_is_left_for_ends_as_waiting_and_says_what_is_short(
@@ -192,7 +191,7 @@ def test_a_crawl_that_no_socket_is_left_for_ends_as_waiting_and_says_what_is_sho
         async with site, await Session.open(db, starved()) as session:
             assert session._clients.budget.try_acquire()
             running = await session.begin(walker([site.url("/", 0), site.url("/", 1)]))
-            look = Look(session, running)
+            look = Look(session)
             log.addHandler(look)
             try:
                 async with asyncio.timeout(5):
@@ -208,8 +207,9 @@ def test_a_crawl_that_no_socket_is_left_for_ends_as_waiting_and_says_what_is_sho
     assert result.queued == 2
     (warning,) = look.said
     assert "pool.sockets" in warning
-    before, meanwhile = look.worst
+    before, meanwhile = look.short
     assert before is None
+    assert meanwhile is not None
     assert meanwhile.startswith("local:")
     assert "pool.sockets" in meanwhile
     assert site.stats().opened == 0

@@ -436,7 +436,7 @@ def test_stop_crawl_cuts_a_start_that_waits(run: Any) -> None:
 
 
 def test_a_closed_hook_that_never_ends_is_cut_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawler.engine.GRACE_S", 0.1)
+    monkeypatch.setattr("crawler.endings.GRACE_S", 0.1)
 
     class Hooked(Walk):
         async def closed(self, result: Any) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import os
+import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crawler.cli import program
+from crawler.diagnosis import next_commands
 from crawler.errors import UsageError
-from crawler.progress import Progress, first_line, logfmt
 from crawler.report import Busiest, Failure, Summary, diagnose, render, summarise
-from crawler.result import Snapshot
 from crawler.wording import count, duration, plural, printable, share, size
 from storage import RunState
 from storage.reading import Reader
@@ -72,13 +72,14 @@ def test_a_summary_reads_as_text_with_the_next_commands(tmp_path: Path) -> None:
         "  failed    2 URLs",
         "  errors    http-404 2",
         "  dropped   2 · robots 2",
-        "  latency   250 ms to the first byte on the slowest domain, shop.test",
+        "  latency   p50 192 ms · p95 250 ms · p99 255 ms",
         "  pools     reuse 96.7% · 1 connection for 30 requests · at most 1 client · 0 evictions",
         "  traffic   60.0 KiB down",
         "  The pace of shop.test (a start each 2.0 s) set the length of the run: domain.delay"
         " changes it, more concurrency does not.",
-        'Next: crawler sql "select * from v_errors" --db books.db'
-        " · crawler export books-1 -o book.csv",
+        "Next: crawler errors books-1",
+        "      crawler why http://shop.test/31 books-1",
+        "      crawler export books-1 -o book.csv",
     ]
 
 
@@ -88,7 +89,7 @@ def test_an_interrupted_run_is_told_how_to_go_on(tmp_path: Path) -> None:
     text = render(summary_of(file, "books-1"), "other.db")
     assert text.startswith("books-1 interrupted (signal) after 10.0 s")
     assert "5 URLs to go" in text
-    assert "Next: the same `crawler run` again goes on" in text
+    assert "Next: crawler run books --db other.db\n" in text
 
 
 def test_a_summary_is_of_one_run_only(tmp_path: Path) -> None:
@@ -167,126 +168,69 @@ def test_the_diagnosis_is_the_sentence_that_matters(changes: dict[str, object], 
     assert bool(words) == bool(diagnosis)
 
 
-# ── progress ─────────────────────────────────────────────────────────────────────────────
+# ── what to do next ──────────────────────────────────────────────────────────────────────
 
-SNAPSHOT = Snapshot(
-    run="books-3",
-    delivered=100,
-    queued=1_204,
-    failed=2,
-    items=90,
-    retries=1,
-    on_wire=8,
-    domains=3,
-    clients=3,
-    reuse=0.974,
-    worst="slow.test:head-timeout",
+GAVE_UP = replace(PROXY, url="http://a.test/it's")
+FAILED = {"failed": 9, "errors": 9, "failures": (GAVE_UP,)}
+BOOKS = {"tables": (("book", 90), ("author", 9))}
+ERRORS = "crawler errors books-1"
+WHY = "crawler why 'http://a.test/it'\"'\"'s' books-1"
+REQUEUE = "crawler requeue books-1 --code proxy"
+EXPORT = "crawler export books-1 --table book -o book.csv"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["crawler runs"]),
+        (BOOKS, [EXPORT]),
+        (FAILED, [ERRORS, WHY, REQUEUE]),
+        (FAILED | BOOKS, [ERRORS, WHY, EXPORT]),
+        (FAILED | {"failures": (replace(GAVE_UP, code="robots"),)}, [ERRORS, WHY]),
+        (FAILED | {"failures": (PROXY,)}, [ERRORS, REQUEUE]),
+        ({"state": "waiting"} | BOOKS, ["crawler run books", EXPORT]),
+        ({"state": "interrupted"} | FAILED | BOOKS, ["crawler run books", ERRORS, EXPORT]),
+        ({"state": "finished", "queued": 3}, ["crawler run books --resume"]),
+        ({"state": "running"} | FAILED | BOOKS, ["crawler status books-1 --watch", ERRORS, WHY]),
+        (
+            {
+                "state": "interrupted",
+                "arguments": '{"deep":true,"pages":3,"start_urls":["http://a.test/?a=1&b"],'
+                '"tags":["x y"],"urls":"list of.csv"}',
+            },
+            [
+                "crawler run books 'http://a.test/?a=1&b' -a deep=true -a pages=3"
+                " -a 'tags=[\"x y\"]' --urls 'list of.csv'"
+            ],
+        ),
+    ],
 )
-
-
-def test_a_terminal_line_is_rewritten_in_place_at_most_twice_a_second() -> None:
-    stream = io.StringIO()
-    progress = Progress(stream, is_terminal=True)
-    for tenth in range(21):
-        progress.show(replace(SNAPSHOT, delivered=100 + tenth), tenth / 10)
-    text = stream.getvalue()
-    assert text.count("\r") == 5 == progress.stats().shown
-    assert progress.stats().skipped == 16
-    assert "\n" not in text
-    assert "books-3 2.0 s  120 pages 10.0/s" in text
-    progress.clear()
-    assert stream.getvalue().endswith("\r\x1b[K")
-    progress.clear()
-    assert repr(progress) == "<Progress terminal shown=5 skipped=16>"
-
-
-def test_a_log_gets_one_line_of_pairs_every_ten_seconds() -> None:
-    stream = io.StringIO()
-    progress = Progress(stream, is_terminal=False)
-    for second in range(31):
-        progress.show(replace(SNAPSHOT, delivered=100 + 5 * second), float(second))
-    lines = stream.getvalue().splitlines()
-    assert len(lines) == 3
-    assert lines[0] == (
-        "crawl run=books-3 seconds=10 pages=150 rate=5.0 items=90 queued=1204 failed=2 retries=1"
-        " on_wire=8 domains=3 clients=3 reuse=0.974 worst=slow.test:head-timeout"
-    )
-    progress.clear()
-    assert stream.getvalue().splitlines() == lines
-
-
-def test_the_stream_decides_what_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    assert repr(Progress(io.StringIO())) == "<Progress log shown=0 skipped=0>"
-    ours, theirs = os.openpty()
-    with open(ours, "rb"), open(theirs, "w") as terminal:
-        assert repr(Progress(terminal)) == "<Progress terminal shown=0 skipped=0>"
-        monkeypatch.setenv("TERM", "dumb")
-        assert repr(Progress(terminal)) == "<Progress log shown=0 skipped=0>"
-
-
-def test_the_rate_is_that_of_the_last_seconds_not_of_the_whole_run() -> None:
-    stream = io.StringIO()
-    progress = Progress(stream, is_terminal=False)
-    progress.show(replace(SNAPSHOT, delivered=0), 0.0)
-    progress.show(replace(SNAPSHOT, delivered=1_000), 10.0)
-    progress.show(replace(SNAPSHOT, delivered=1_000), 20.0)
-    progress.show(replace(SNAPSHOT, delivered=1_000), 30.0)
-    rates = [line.split("rate=")[1].split()[0] for line in stream.getvalue().splitlines()]
-    assert rates == ["100.0", "0.0", "0.0"]
-
-
-def test_runs_side_by_side_share_the_terminals_line_until_they_end(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_next_commands_fit_the_state_of_the_run(
+    changes: dict[str, object], expected: list[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
-    stream = io.StringIO()
-    progress = Progress(stream, is_terminal=True)
-    other = replace(SNAPSHOT, run="news-1")
-    progress.show(SNAPSHOT, 0.0)
-    progress.show(other, 0.0)
-    assert "books-3" in stream.getvalue().rsplit("\r", 1)[1]
-    assert "news-1" in stream.getvalue().rsplit("\r", 1)[1]
-    progress.show(other, 60.0)
-    assert "books-3" not in stream.getvalue().rsplit("\r", 1)[1]
+    summary = replace(CALM, **changes)  # type: ignore[arg-type]
+    assert next_commands(summary, "books.db") == expected
+    elsewhere = next_commands(summary, "my data/other.db")
+    assert len(elsewhere) == len(expected)
+    for command in elsewhere:
+        assert "--db 'my data/other.db'" in command
+        check_command(command)
 
 
-def test_text_from_the_web_reaches_no_terminal_unescaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    stream = io.StringIO()
-    hostile = replace(SNAPSHOT, worst="\x1b]0;x\x07\u202e\n", run="b\x1b[2J")
-    Progress(stream, is_terminal=True).show(hostile, 0.0)
-    written = stream.getvalue().removeprefix("\r").removesuffix("\x1b[K")
-    assert written.isprintable()
-    assert len(written) < 60
-    assert logfmt(hostile, 1.0, 1.0).isprintable()
-    assert 'worst="a b"' in logfmt(replace(SNAPSHOT, worst="a b"), 1.0, 1.0)
+def check_command(command: str) -> None:
+    """As click reads it, without running it."""
+    name, *words = shlex.split(command)[1:]
+    known = program.get_command(click.Context(program), name)
+    assert known is not None, command
+    known.make_context(name, words)
 
 
-# ── first line and words ─────────────────────────────────────────────────────────────────
+def test_a_run_that_was_queued_again_says_so() -> None:
+    summary = replace(CALM, state="interrupted", ended_by="requeue", queued=2)
+    assert diagnose(summary) == "2 URLs to go since they were queued again."
 
 
-def test_the_first_line_says_the_expected_rate_and_what_would_change_it() -> None:
-    line = first_line(run="books-3", database="books.db", delay="auto", concurrency=8)
-    assert line.startswith("books-3 begins in books.db. Expected: 0.5 to 4 pages/s")
-    assert "domain.delay" in line
-    line = first_line(run="b-1", database="b.db", delay=2.0, concurrency=8, domains=10)
-    assert "at most 5 pages/s on 10 domains" in line
-    line = first_line(run="b-1", database="b.db", delay=0, concurrency=16)
-    assert "up to 16 requests at once" in line
-
-
-def test_the_first_line_says_that_it_goes_on() -> None:
-    line = first_line(
-        run="b-1",
-        database="b.db",
-        delay=0,
-        concurrency=8,
-        done=1_204,
-        queued=310,
-        goes_on=True,
-    )
-    assert line.startswith("b-1 goes on in b.db (1,204 pages done, 310 queued).")
+# ── words ────────────────────────────────────────────────────────────────────────────────
 
 
 def test_numbers_read_as_people_write_them() -> None:

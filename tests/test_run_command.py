@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -67,7 +66,6 @@ def project(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Path
         (["things", "-s", "pool.cliens=3"], "unknown setting `pool.cliens`", "pool.clients"),
         (["things", "-s", "pool.clients=many"], "pool.clients", None),
         (["things", "--db", "nowhere/x.db"], "nowhere", None),
-        (["things", "-o", "out.xls"], "out.xls", ".csv"),
         (["things", "--urls", "none.txt"], "none.txt", "--urls"),
         (["things", "--fresh", "--resume"], "exclude each other", None),
         (["things", "--resume"], "no run of things", "crawler runs"),
@@ -81,8 +79,6 @@ def project(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Path
         (["pages", "{site}", "-a", "same=hots"], "same=hots", "-a"),
         (["things", "things"], "named 2 times", "--db"),
         (["things", "spiders/things.py"], "named 2 times", "--db"),
-        (["things", "pages", "{site}", "-o", "out.csv"], "-o takes", "crawler export"),
-        (["things", "-o", "nowhere/out.csv"], "no folder", "mkdir -p nowhere"),
         (["things", "--db", "postgresql://me:secret@x/y"], "postgresql://…", "things.db"),
         (["things", "--db", ""], "no file", "--db things.db"),
         (["things", "--db", ":memory:"], "no file", "--db things.db"),
@@ -146,23 +142,6 @@ def test_a_run_that_a_limit_ended_is_over_and_goes_on_with_resume(
     assert "things-2 goes on in things.db (1 page done, 1 queued)" in capsys.readouterr().err
     main(["sql", "select _run, count(*) as n from thing group by 1", "--json"])
     assert [row["n"] for row in json.loads(capsys.readouterr().out)] == [1, 2]
-
-
-def test_items_are_written_to_a_file_by_its_ending(project: Path) -> None:
-    assert main(["run", "things", "-q", "-o", "out.csv"]) == 0
-    with (project / "out.csv").open(newline="") as stream:
-        titles = [row["title"] for row in csv.DictReader(stream)]
-    assert titles == ["front", "'=1+1"]
-
-
-def test_an_output_that_is_there_already_is_refused_before_any_request(
-    project: Path, site: Site, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (project / "out.csv").write_text("precious")
-    assert main(["run", "things", "-q", "-o", "out.csv"]) == 2
-    assert "out.csv" in capsys.readouterr().err
-    assert site.log == []
-    assert (project / "out.csv").read_text() == "precious"
 
 
 def test_start_urls_come_from_a_file_or_a_column(project: Path, site: Site) -> None:
@@ -337,59 +316,6 @@ def test_a_spider_that_cannot_be_made_is_told_with_its_line(
     assert hint.startswith("  hint: ")
 
 
-@pytest.mark.parametrize(
-    ("file", "content"), [("out.csv", ""), ("out.jsonl", ""), ("out.json", "[]\n")]
-)
-def test_a_run_without_items_leaves_an_empty_file_and_its_own_exit_code(
-    file: str, content: str, project: Path, site: Site, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["run", "things", site.url("/gone"), "-q", "-o", file]) == 3
-    assert (project / file).read_text() == content
-    assert f"{file} is empty" in capsys.readouterr().err
-
-
-def test_items_in_several_tables_are_no_mistake_and_told_how_to_be_exported(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = (project / "spiders" / "things.py").read_text()
-    (project / "spiders" / "things.py").write_text(source + "        yield {'a': 1}\n")
-    assert main(["run", "things", "-q", "-o", "out.csv"]) == 0
-    first, *commands = capsys.readouterr().err.splitlines()
-    assert "out.csv is not written: things-1 has items in 2 tables" in first
-    assert not (project / "out.csv").exists()
-    for command in commands:
-        assert main(command.split()[1:]) == 0
-    assert {path.name for path in project.glob("*.csv")} == {"out-items.csv", "out-thing.csv"}
-
-
-def test_an_interrupted_run_writes_no_file_and_says_when_it_will(project: Path, site: Site) -> None:
-    fetched = threading.Event()
-    _asked(site, "/a", fetched)
-    piped = Piped("things", "-q", "--urls", "-", "-o", "out.csv")
-    piped.write(site.url("/a") + "\n")
-    assert fetched.wait(10)
-    piped.process.send_signal(signal.SIGINT)
-    assert piped.lines_until("out.csv is written when the run has ended")
-    assert piped.end()[0] == 130
-    assert not (project / "out.csv").exists()
-
-
-def test_an_output_that_cannot_be_written_after_all_does_not_pass_for_success(
-    project: Path, site: Site, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (project / "out").mkdir()
-
-    def answer(_: object) -> Reply:
-        (project / "out").rmdir()
-        return Reply.html("<title>last</title>")
-
-    site.add("/a", answer)
-    assert main(["run", "things", site.url("/a"), "-q", "-o", "out/items.csv"]) == 5
-    error, hint = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: out/items.csv cannot be written")
-    assert "crawler export things-1 --db things.db" in hint
-
-
 def test_a_start_url_that_is_none_does_not_keep_the_others_from_being_fetched(
     project: Path, site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -469,18 +395,6 @@ def test_help_comes_without_the_heavy_imports() -> None:
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
     assert "demo" in done.stdout
-
-
-def test_items_are_written_to_the_file_when_the_run_has_ended(project: Path, site: Site) -> None:
-    busy = Reply.code(429, {"Retry-After": "3000"})
-    site.add("/a", busy)
-    again = ["run", "things", "-q", "-o", "out.jsonl", "-s", "patience=1"]
-    assert main(again) == 4
-    assert not (project / "out.jsonl").exists()
-    site.add("/a", Reply.html("<title>back</title>"))
-    assert main(again) == 0
-    lines = (project / "out.jsonl").read_text().splitlines()
-    assert sorted(json.loads(line)["title"] for line in lines) == ["back", "front"]
 
 
 def test_a_process_that_may_open_too_few_files_is_told_so(project: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from crawler.cli import main
 from crawler.report import summarise
-from storage import Commit, DomainRow, FetchRow, RunState, StorageError
+from storage import Commit, DomainRow, FetchRow, RunState, StorageError, schema
 from storage.reading import Reader
 from storage.sqlite import SqliteStore
 
@@ -69,8 +69,29 @@ def test_a_migrated_file_has_the_tables_and_views_of_a_new_one(old: Path) -> Non
     assert {name: migrated[name] for name in ours} == ours
     assert set(migrated) - set(ours) == {"things", "things_latest"}
     with closing(sqlite3.connect(old)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_file_of_version_2_gets_notes_and_the_index_of_attempts(tmp_path: Path) -> None:
+    new, before = tmp_path / "new.db", tmp_path / "before.db"
+    for path in (new, before):
+        migrate(path)
+    with closing(sqlite3.connect(before)) as connection:
+        connection.execute("DROP TABLE run_note")
+        connection.execute("DROP INDEX fetch_log_request")
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = '0003-notes'")
+        connection.execute("PRAGMA user_version = 2")
+        connection.commit()
+    migrate(before)
+    plans = []
+    for path in (new, before):
+        with closing(sqlite3.connect(path)) as connection:
+            found = connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL")
+            query = "EXPLAIN QUERY PLAN SELECT * FROM fetch_log WHERE request = 1"
+            plans.append((sorted(found.fetchall()), connection.execute(query).fetchone()[3]))
+    assert plans[0] == plans[1]
+    assert "USING INDEX fetch_log_request" in plans[0][1]
 
 
 def test_migrating_twice_changes_nothing_more(old: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -118,16 +119,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
         return EXIT_USAGE
     except click.ClickException as error:
-        return _refuse(*_told(error, args), EXIT_USAGE)
+        return _refuse(*_told(error, args), EXIT_USAGE, args)
     except UsageError as error:
-        return _refuse(str(error), error.hint, EXIT_USAGE)
+        return _refuse(str(error), error.hint, EXIT_USAGE, args)
     except BrokenPipeError:
         _forget_stdout()
         return 0
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except Exception as error:
-        return _failed(error)
+        return _failed(error, args)
 
 
 def _invoke(args: Sequence[str]) -> int:
@@ -141,23 +142,38 @@ def _invoke(args: Sequence[str]) -> int:
     return answer if isinstance(answer, int) else 0
 
 
-def _failed(error: Exception) -> int:
+def _failed(error: Exception, args: Sequence[str]) -> int:
     from storage import StorageError
 
     if isinstance(error, StorageError):
-        return _refuse(str(error), error.hint, EXIT_STORAGE)
+        return _refuse(str(error), error.hint, EXIT_STORAGE, args)
     import traceback
 
-    traceback.print_exception(error)
+    told = f"a mistake in crawler itself: {type(error).__name__}"
     hint = "report it with the lines above"
-    return _refuse(f"a mistake in crawler itself: {type(error).__name__}", hint, EXIT_BUG)
+    if _speaks_json(args):
+        detail = "".join(traceback.format_exception(error))
+        return _refuse(told, "report it with its detail", EXIT_BUG, args, detail=detail)
+    traceback.print_exception(error)
+    return _refuse(told, hint, EXIT_BUG, args)
 
 
-def _refuse(message: str, hint: str | None, code: int) -> int:
+def _refuse(message: str, hint: str | None, code: int, args: Sequence[str], **facts: str) -> int:
+    if _speaks_json(args):
+        from crawler.cli.voice import json_line
+
+        facts = {"hint": hint or "", **facts}
+        click.echo(json_line(message, event="error", level="error", **facts), err=True)
+        return code
     click.echo(f"error: {printable(message)}", err=True)
     if hint:
         click.echo(f"  hint: {printable(hint)}", err=True)
     return code
+
+
+def _speaks_json(args: Sequence[str]) -> bool:
+    """The command was told to say everything as JSON, mistakes in its options included."""
+    return "--log-format=json" in args or ("--log-format", "json") in pairwise(args)
 
 
 def _told(error: click.ClickException, args: Sequence[str]) -> tuple[str, str]:

@@ -5,21 +5,34 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from crawler.cli.checking import check_project, set_by
 from crawler.cli.output import write_rows
 from crawler.errors import UsageError, nearest
-from crawler.layers import Layer, environment_layer, file_layers, flag_layer, resolve
+from crawler.layers import (
+    Layer,
+    environment_layer,
+    file_layers,
+    flag_layer,
+    resolve,
+    variables,
+)
 from crawler.loading import find
-from crawler.settings import Settings, vocabulary
+from crawler.settings import vocabulary
 from crawler.settings_groups import path_of
+from crawler.wording import plural, printable
 
 if TYPE_CHECKING:
-    from crawler.spider import Spider
+    from collections.abc import Sequence
+
+    from crawler.settings import Settings
 
 __all__ = ["command"]
+
+EXIT_WRONG = 2
 
 
 @click.command()
@@ -28,6 +41,8 @@ __all__ = ["command"]
 @click.option("--domain", metavar="HOST", help="What holds for this host, and by which pattern.")
 @click.option("--spider", metavar="NAME", help="With what this spider sets.")
 @click.option("-s", "--set", "flags", multiple=True, metavar="KEY=VALUE", help="As for `run`.")
+@click.option("--env", "as_variables", is_flag=True, help="The variable of each setting.")
+@click.option("--check", "is_check", is_flag=True, help="Look for mistakes, in the spiders too.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(
     key: str | None,
@@ -35,42 +50,101 @@ def command(
     domain: str | None,
     spider: str | None,
     flags: tuple[str, ...],
+    as_variables: bool,
+    is_check: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Show settings with their value and origin: those that something sets, or with --list
-    every one; KEY shows one setting or one group, --domain what holds for one host."""
+    every one; KEY shows one setting or one group, --domain what holds for one host.
+
+    --check tells every mistake in files, environment, -s and spiders, one a line, and
+    then ends with 2.
+    """
     if key is not None and domain is not None:
-        raise UsageError("a KEY and --domain exclude each other")
+        raise UsageError("a KEY and --domain exclude each other", hint=f"crawler config {key}")
+    if is_check:
+        _alone("--check", key=key, domain=domain, spider=spider, env=as_variables, list=with_all)
+        return _check(flags, as_json=as_json)
+    if as_variables:
+        _alone("--env", domain=domain, spider=spider)
+    rows = _asked_for(key, domain, spider, flags, has_all=with_all or as_variables)
+    if not rows and not as_json:
+        click.echo("all settings have their defaults; `--list` shows them", err=True)
+    elif as_variables:
+        _show_variables(rows, as_json=as_json)
+    else:
+        _show(rows, with_meaning=with_all or as_json, as_json=as_json)
+    return 0
+
+
+def _asked_for(
+    key: str | None,
+    domain: str | None,
+    spider: str | None,
+    flags: Sequence[str],
+    *,
+    has_all: bool,
+) -> list[tuple[object, ...]]:
+    """Setting, value, origin and meaning of what is to be shown."""
     layers = file_layers(Path.cwd())
     if spider is not None:
-        layers.append(Layer("spider", _set_by(find(spider))))
+        layers.append(Layer("spider", set_by(find(spider))))
     settings = resolve([*layers, environment_layer(os.environ), flag_layer(flags)])
     rows = _rows(settings)
     if domain is not None:
         keys = settings.keys_for(domain.lower())
-        rows = sorted(
+        return sorted(
             (row for row in rows if row[0] in keys), key=lambda row: keys.index(str(row[0]))
         )
-    elif key is not None:
-        rows = _chosen(key, rows)
-    elif not with_all:
-        rows = [row for row in rows if row[2] != "default"]
-        if not rows and not as_json:
-            click.echo("all settings have their defaults; `--list` shows them", err=True)
-            return
+    if key is not None:
+        return _chosen(key, rows)
+    return rows if has_all else [row for row in rows if row[2] != "default"]
+
+
+def _show(rows: list[tuple[object, ...]], *, with_meaning: bool, as_json: bool) -> None:
     columns = ("setting", "value", "origin", "meaning")
-    width = len(columns) if with_all or as_json else 3
+    width = len(columns) if with_meaning else 3
     if not as_json:
         rows = [(name, _told(value), *rest) for name, value, *rest in rows]
     cut = [row[:width] for row in rows]
     write_rows(sys.stdout, columns[:width], cut, "json" if as_json else "table")
 
 
-def _set_by(spider: type[Spider]) -> dict[str, Any]:
-    """What a spider sets; one that sets it by its arguments is asked with their defaults."""
-    declared = vars(spider).get("settings")
-    settings = declared if isinstance(declared, Settings) else spider().settings
-    return settings.given()
+def _show_variables(rows: list[tuple[object, ...]], *, as_json: bool) -> None:
+    """Which variable sets each setting; those for some domains or hosts have none."""
+    names = {key: name for name, key in variables().items()}
+    told = [
+        (names[str(key)], key, value if as_json else _told(value), origin)
+        for key, value, origin, _ in rows
+        if key in names
+    ]
+    columns = ("variable", "setting", "value", "origin")
+    write_rows(sys.stdout, columns, told, "json" if as_json else "table")
+
+
+def _check(flags: Sequence[str], *, as_json: bool) -> int:
+    checked = check_project(Path(), os.environ, flags)
+    if as_json:
+        write_rows(sys.stdout, ("problem", "hint"), checked.problems, "json")
+    elif not checked.problems:
+        settings, sources = plural(checked.settings, "setting"), plural(checked.sources, "source")
+        verb = "is" if checked.settings == 1 else "are"
+        spiders = plural(checked.spiders, "spider")
+        click.echo(f"{settings} from {sources} {verb} fine; {spiders} can be made")
+    for problem in () if as_json else checked.problems:
+        hint = f" → {problem.hint}" if problem.hint else ""
+        click.echo(printable(problem.what + hint))
+    return EXIT_WRONG if checked.problems else 0
+
+
+def _alone(option: str, **others: object) -> None:
+    """Raises UsageError for an option that is given beside one that it says nothing to."""
+    for name, value in others.items():
+        if value not in (None, False):
+            other = "a KEY" if name == "key" else f"--{name}"
+            raise UsageError(
+                f"{option} and {other} exclude each other", hint=f"crawler config {option}"
+            )
 
 
 def _rows(settings: Settings) -> list[tuple[object, ...]]:

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from crawler.cli.plans import Plan
-from crawler.cli.running import run_plans
-from crawler.demo.shop import Shop
-from crawler.demo.site import Bookshop
 from crawler.errors import UsageError
-from crawler.layers import Layer, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from crawler.demo.site import Bookshop
 
 __all__ = ["command"]
+
+SHOP_PORT = 8080
 
 
 @click.command()
 @click.option("--db", default="demo.db", show_default=True, metavar="FILE", help="Database.")
 @click.option("--seed", default=1, show_default=True, help="Of the shop's books and authors.")
 @click.option("--fresh", is_flag=True, help="Replace the database when it is there.")
-def command(db: str, seed: int, fresh: bool) -> int:
+@click.option("--serve", is_flag=True, help="Only open the shop, until Ctrl-C, to try spiders on.")
+@click.option("--port", type=int, metavar="N", help="Of the shop; default: 8080 with --serve.")
+def command(db: str, seed: int, fresh: bool, serve: bool, port: int | None) -> int:
     """Crawl a built-in bookshop: several hosts, slow, failing and dead ones among them."""
+    if serve:
+        return _serve(seed, SHOP_PORT if port is None else port)
     path = Path(db)
     if path.exists() and not fresh:
         raise UsageError(f"{db} is there already", hint="--fresh replaces it, --db names another")
     path.unlink(missing_ok=True)
-    with Bookshop(seed=seed).threaded() as site:
+    from crawler.cli.plans import Plan
+    from crawler.cli.running import run_plans
+    from crawler.demo.shop import Shop
+    from crawler.layers import Layer, resolve
+
+    with _open(seed, port or 0) as site:
         spider = Shop(site=site.start_url)
         settings = resolve([Layer("spider", spider.settings.given())])
         plan = Plan(spider, settings, spider.canonical_arguments(), "")
@@ -42,3 +56,30 @@ def command(db: str, seed: int, fresh: bool) -> int:
         err=True,
     )
     return result.exit_code
+
+
+def _serve(seed: int, port: int) -> int:
+    with _open(seed, port) as site, suppress(KeyboardInterrupt):
+        click.echo(f"The bookshop is open until Ctrl-C: {site.start_url}", err=True)
+        click.echo(f"In another terminal: crawler shell {site.start_url}", err=True)
+        while True:
+            signal.pause()
+    return 0
+
+
+@contextmanager
+def _open(seed: int, port: int) -> Iterator[Bookshop]:
+    """The bookshop, served by a thread. Raises UsageError where the port cannot be had."""
+    from crawler.demo.site import Bookshop
+
+    try:
+        threaded = Bookshop(seed=seed, port=port).threaded()
+        site = threaded.__enter__()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"the shop cannot open: {reason}", hint="--port 0 takes one that is free"
+        ) from None
+    with ExitStack() as stack:
+        stack.push(threaded)
+        yield site

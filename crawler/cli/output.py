@@ -1,49 +1,124 @@
 """Rows on their way out: tables for people; JSON lines, JSON and CSV by storage's export.
 
-Invariants: only tables are made safe for terminals, JSON holds the data unchanged; no
-rows are collected except for a table.
+Owns: the flags by which a form is chosen, tables and how they fit a terminal. Does not
+own: the other forms (storage's `export`).
+
+Invariants: only tables are made safe for terminals and cut, the other forms hold the data
+unchanged; a line of a table is never wider than the terminal, and is whole where stdout is
+none; no rows are collected except for a table; no column is lost to another of its name.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import re
+import shutil
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import click
+
+from crawler.cli.table import cells, cut
 from crawler.wording import printable
 from storage.export import write_rows as write_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import TextIO
 
-__all__ = ["FORMS", "Form", "write_rows"]
+__all__ = ["FORMS", "Form", "data_options", "output_options", "write_rows"]
 
 Form = Literal["table", "json", "jsonl", "csv"]
-FORMS: dict[str, Form] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
+Command = TypeVar("Command", bound="Callable[..., object]")
+FORMS: dict[str, Form] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 """File endings and what they mean."""
+GAP = 2
+"""Cells between two columns."""
+LEAST = 16
+"""Cells that a column keeps before lines are cut at the end."""
+_NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?(e[+-]?\d+)?").fullmatch
+
+
+def data_options(command: Command) -> Command:
+    """The options `--csv`, `--json` and `--nl` (or `--jsonl`), as `form`; None: none given."""
+    for flags, form, meaning in (
+        (("--csv",), "csv", "As CSV."),
+        (("--nl", "--jsonl"), "jsonl", "As JSON lines, one object a row."),
+        (("--json",), "json", "As one JSON array."),
+    ):
+        command = click.option(*flags, "form", flag_value=form, help=meaning)(command)
+    return command
+
+
+def output_options(command: Command) -> Command:
+    """As `data_options`, and `--table`, which is also what `form` is when none is given."""
+    table = click.option(
+        "--table", "form", flag_value="table", default="table", help="As a table (default)."
+    )
+    return table(data_options(command))
 
 
 def write_rows(
     stream: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Any]], form: Form
 ) -> int:
-    """Write rows in a form; the number of rows."""
+    """Write rows in a form; the number of rows.
+
+    A table that goes to a terminal is cut to its width. Of several columns with one name
+    the later ones get a number, `id_2`.
+    """
     if form == "table":
         return _table(stream, columns, rows)
-    return write_data(columns, rows, stream, form)
+    return write_data(_distinct(columns), rows, stream, form)
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    names: list[str] = []
+    for column in columns:
+        name, n = column, 1
+        while name in names:
+            n += 1
+            name = f"{column}_{n}"
+        names.append(name)
+    return names
 
 
 def _table(stream: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
-    cells = [[_cell(value) for value in row] for row in rows]
+    body = [[_cell(value) for value in row] for row in rows]
     heads = [printable(name) for name in columns]
-    for n, column in enumerate(zip(heads, *cells, strict=True)):
-        width = max(map(len, column))
-        is_number = all(map(_is_number, column[1:])) and len(column) > 1
-        pad = str.rjust if is_number else str.ljust
-        heads[n] = pad(heads[n], width)
-        for row in cells:
-            row[n] = pad(row[n], width)
-    for line in (heads, ["-" * len(head) for head in heads], *cells):
-        stream.write("  ".join(line).rstrip() + "\n")
-    return len(cells)
+    each = list(zip(heads, *body, strict=True))
+    are_numbers = [_are_numbers(column[1:]) for column in each]
+    widths = [max(map(cells, column)) for column in each]
+    limit = shutil.get_terminal_size((80, 24)).columns if stream.isatty() else None
+    if limit is not None:
+        widths = _fitted(widths, are_numbers, limit)
+    for line in (heads, ["-" * width for width in widths], *body):
+        padded = [
+            _padded(text, width, is_number)
+            for text, width, is_number in zip(line, widths, are_numbers, strict=True)
+        ]
+        whole = (" " * GAP).join(padded).rstrip()
+        stream.write((whole if limit is None else cut(whole, limit)) + "\n")
+    return len(body)
+
+
+def _fitted(widths: list[int], are_numbers: list[bool], limit: int) -> list[int]:
+    """Widths that fit: the widest columns give way to one bound, numbers last."""
+    over = sum(widths) + GAP * (len(widths) - 1) - limit
+    for kind in (False, True):
+        bound = max((w for w, n in zip(widths, are_numbers, strict=True) if n is kind), default=0)
+        while over > 0 and bound > LEAST:
+            bound -= 1
+            fitted = [
+                min(width, bound) if is_number is kind else width
+                for width, is_number in zip(widths, are_numbers, strict=True)
+            ]
+            over -= sum(widths) - sum(fitted)
+            widths = fitted
+    return widths
+
+
+def _padded(text: str, width: int, is_right: bool) -> str:
+    shown = cut(text, width)
+    blanks = " " * (width - cells(shown))
+    return blanks + shown if is_right else shown + blanks
 
 
 def _cell(value: Any) -> str:
@@ -51,8 +126,9 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bytes):
         return value.hex()
-    return printable(value) if isinstance(value, str) else str(value)
+    return printable(value if isinstance(value, str) else str(value))
 
 
-def _is_number(text: str) -> bool:
-    return not text or text.removeprefix("-").replace(".", "", 1).isdigit()
+def _are_numbers(texts: Sequence[str]) -> bool:
+    given = [text for text in texts if text]
+    return bool(given) and all(map(_NUMBER, given))

@@ -20,7 +20,7 @@ from storage.reading import Reader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Place", "db_option", "locate", "target_argument"]
+__all__ = ["Place", "db_option", "locate", "refuse_unknown", "target_argument"]
 
 
 class Place(NamedTuple):
@@ -107,3 +107,14 @@ def _chosen(target: str | None, runs: Iterable[_Run]) -> Place:
         )
     latest = max(fitting, key=lambda run: run.started_at)
     return Place(latest.file, latest.id)
+
+
+def refuse_unknown(what: str, given: str, known: Iterable[str], run: str) -> None:
+    """Raise UsageError where a run has no such domain, code, …; the nearest one is the hint."""
+    names = set(known)
+    if given not in names:
+        best = nearest(given, names)
+        raise UsageError(
+            f"{run} has no {what} `{given}`",
+            hint=f"did you mean `{best}`?" if best else f"`crawler errors {run}` shows what it has",
+        )

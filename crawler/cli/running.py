@@ -1,7 +1,8 @@
 """Carrying out plans: which run each goes on with, signals, what is said meanwhile.
 
-Owns: the session of a command, its signals, the words before, during and after a run.
-Does not own: what is asked for (`plans`), crawling (`engine`), the summary (`report`).
+Owns: the session of a command, its signals, the words before and after a run. Does not
+own: what is asked for (`plans`), crawling (`engine`), what is shown while it runs
+(`watching`), the summary (`report`).
 
 Invariants: a run is gone on with only where spider, arguments and code are the same, or
 where the user said so; the first signal stops in good order, the second one at once, and
@@ -18,17 +19,21 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from crawler.cli.feeds import Outputs
+from crawler.cli.settled import teller
+from crawler.cli.voice import log_format, logged, say
+from crawler.cli.watching import Watch
 from crawler.crawling import run_loop
 from crawler.engine import Session
 from crawler.errors import FetchError, UsageError
 from crawler.pool.budget import check_descriptors
-from crawler.progress import Progress, first_line
+from crawler.progress import first_line
 from crawler.report import render, summarise
 from crawler.urls import canonicalise, is_private
 from crawler.wording import duration, plural, printable
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crawler.cli.plans import Plan
+    from crawler.report import Summary
     from crawler.result import CrawlResult
     from crawler.run import Crawl
     from crawler.spider import Spider
@@ -46,34 +52,67 @@ if TYPE_CHECKING:
 
 __all__ = ["run_plans", "say"]
 
-PROGRESS_S = 0.5
 MOST_TRACEBACKS = 3
 SAME_SIGNAL_S = 0.3
 """A signal that comes twice within this was sent once, to the process and to its group."""
 STARTS_LOOKED_AT = 1_000
 """Start URLs by which the expected rate is told."""
+STDOUT = 1
+"""Its descriptor; `sys.stdout` may be diverted."""
 EXIT_AT_ONCE = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
+class Manner(NamedTuple):
+    """How a command carries its plans out."""
+
+    how: str = "auto"
+    """auto, fresh or resume."""
+    live: str | None = None
+    """What is shown meanwhile: full, line, off, or None for what fits the terminal."""
+    verbosity: int = 0
+    """-1: only errors; 0; 1: each page; 2: each item too."""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing but errors is said."""
+        return self.verbosity < 0
+
+
 def run_plans(
-    plans: Sequence[Plan], db: Path, *, how: str = "auto", quiet: bool = False
+    plans: Sequence[Plan],
+    db: Path,
+    *,
+    how: str = "auto",
+    quiet: bool = False,
+    live: str | None = None,
+    verbosity: int = 0,
+    outputs: Outputs | None = None,
 ) -> list[CrawlResult]:
-    """Run spiders side by side in one session; `how` is auto, fresh or resume.
+    """Run spiders side by side in one session; `how` is auto, fresh or resume, `live` is
+    full, line, off or None (what fits the terminal).
 
     Raises UsageError where the process may not open as many files as that takes.
     """
     check_descriptors()
     gc.freeze()  # what was imported stays: the collector need not look at it again,
     gc.set_threshold(20_000, 20, 20)  # and a page's thousand objects die without it
-    return run_loop(_run(plans, db, how, quiet))  # type: ignore[no-any-return]
+    outputs = outputs or Outputs()
+    if live != "off" and os.isatty(STDOUT) and any(sink.file is None for sink in outputs.sinks):
+        live = "line"  # the items are what the terminal shows
+    manner = Manner(how, live, -1 if quiet else verbosity)
+    with logged():
+        return run_loop(_run(plans, db, manner, outputs))  # type: ignore[no-any-return]
 
 
-async def _run(plans: Sequence[Plan], db: Path, how: str, quiet: bool) -> list[CrawlResult]:
+async def _run(
+    plans: Sequence[Plan], db: Path, manner: Manner, outputs: Outputs
+) -> list[CrawlResult]:
     session = await Session.open(db, plans[0].settings)
-    with contextlib.ExitStack() as signals:
+    with contextlib.ExitStack() as stack:
         try:
-            chosen = [await _choose(session, plan, how) for plan in plans]
-            caught = _catch_signals(session, signals)
+            chosen = [await _choose(session, plan, manner.how) for plan in plans]
+            await outputs.look(session.store, chosen)
+            caught = _catch_signals(session, stack)
             crawls = []
             for plan, row in zip(plans, chosen, strict=True):
                 crawl = await session.begin(
@@ -83,21 +122,23 @@ async def _run(plans: Sequence[Plan], db: Path, how: str, quiet: bool) -> list[C
                     code_hash=plan.code,
                     identity=plan.identity,
                 )
+                crawl.told = teller(manner.verbosity)
                 crawls.append(crawl)
-                if not quiet:
-                    say(_opening(plan, crawl, db, row))
-                if plan.pipe is not None and crawl.row.seeded_at is not None:
-                    say(f"{crawl.row.name} has all its URLs: {plan.pipe.name} is not read")
-            results = await _watch(session, crawls, quiet)
+                if not manner.is_quiet:
+                    _open(plan, crawl, db, row)
+            runs = {crawl.id: crawl.row.name for crawl in crawls}
+            await outputs.begin(session.store, runs, stop=session.stop)
+            results = await _watch(session, crawls, caught, manner)
+            await outputs.finish(quiet=manner.is_quiet)
         finally:
+            await outputs.aclose()
             await session.aclose()
     results = [caught.judge(result) for result in results]
-    if not quiet:
+    if not (manner.is_quiet or outputs.has_reader_gone):
         _conclude(db, results)
     for plan, result in zip(plans, results, strict=True):
         if result.message is not None:
-            say(printable(f"error: {plan.spider.name}: {result.message}"))
-            _say_frames(result.detail)
+            _say_error(plan, result)
     return results
 
 
@@ -137,6 +178,8 @@ class _Signals:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.watch: Watch | None = None
+        """What is shown now; None: nothing yet, or no more."""
         self.caught: signal.Signals | None = None
         self._at = 0.0
 
@@ -149,16 +192,25 @@ class _Signals:
         if self.caught is not None and now - self._at < SAME_SIGNAL_S:
             return
         if self.caught is not None:
-            say(f"{_new_line()}stopped at once; what was not yet stored will be fetched again")
+            self._say("stopped at once; what was not yet stored will be fetched again")
+            if self.watch is not None:
+                self.watch.close()
             os._exit(EXIT_AT_ONCE[number])
         self.caught, self._at = number, now
-        say(f"{_new_line()}stopping: requests under way may end; once more stops at once")
+        self._say("stopping: requests under way may end; once more stops at once")
         self._session.stop()
 
     def judge(self, result: CrawlResult) -> CrawlResult:
         """SIGTERM has an exit code of its own."""
         is_term = self.caught is signal.SIGTERM and result.ended_by == "signal"
         return replace(result, signal=int(signal.SIGTERM)) if is_term else result
+
+    def _say(self, text: str) -> None:
+        has_view = self.watch is not None and self.watch.has_view
+        is_beside = log_format() == "text" and not has_view and sys.stderr.isatty()
+        say(f"\n{text}" if is_beside else text, event="stopping", level="warning")  # beside: ^C
+        if self.watch is not None:
+            self.watch.flush()
 
 
 def _catch_signals(session: Session, stack: contextlib.ExitStack) -> _Signals:
@@ -170,20 +222,17 @@ def _catch_signals(session: Session, stack: contextlib.ExitStack) -> _Signals:
     return catcher
 
 
-async def _watch(session: Session, crawls: list[Crawl], quiet: bool) -> list[CrawlResult]:
+async def _watch(
+    session: Session, crawls: list[Crawl], caught: _Signals, manner: Manner
+) -> list[CrawlResult]:
     ends = [asyncio.ensure_future(session.ended(crawl)) for crawl in crawls]
-    progress = Progress(sys.stderr)
     try:
-        while not all(end.done() for end in ends):
-            waiting = [end for end in ends if not end.done()]
-            await asyncio.wait(waiting, timeout=PROGRESS_S, return_when=asyncio.FIRST_COMPLETED)
-            for crawl, end in zip(crawls, ends, strict=True):
-                if not quiet and not end.done():
-                    now = asyncio.get_running_loop().time()
-                    progress.show(session.snapshot(crawl), now)
+        with Watch(session.live, asked=manner.live, is_quiet=manner.is_quiet) as watch:
+            caught.watch = watch
+            await watch.until(ends)
         return [end.result() for end in ends]
     finally:
-        progress.clear()
+        caught.watch = None
         for end in ends:
             end.cancel()
 
@@ -191,14 +240,11 @@ async def _watch(session: Session, crawls: list[Crawl], quiet: bool) -> list[Cra
 # -- words --------------------------------------------------------------------------------
 
 
-def say(text: str) -> None:
-    """Write a line to stderr."""
-    click.echo(text, err=True)
-
-
-def _new_line() -> str:
-    """What brings a terminal's cursor behind the progress line and the ^C in it."""
-    return "\n" if sys.stderr.isatty() else ""
+def _open(plan: Plan, crawl: Crawl, db: Path, row: RunRow | None) -> None:
+    text, run = _opening(plan, crawl, db, row), crawl.row.name
+    say(text, event="begin", run=run, database=str(db), goes_on=row is not None)
+    if plan.pipe is not None and crawl.row.seeded_at is not None:
+        say(f"{crawl.row.name} has all its URLs: {plan.pipe.name} is not read")
 
 
 def _opening(plan: Plan, crawl: Crawl, db: Path, row: RunRow | None) -> str:
@@ -227,23 +273,36 @@ def _start_domains(spider: Spider) -> set[str]:
     return domains
 
 
-def _say_frames(detail: str | None) -> None:
-    """A traceback of the user's frames, safe for a terminal; None or empty: nothing."""
-    for line in (detail or "").rstrip().splitlines():
-        say(printable(line))
+def _say_error(plan: Plan, result: CrawlResult) -> None:
+    """What broke a run, with the user's frames, safe for a terminal."""
+    frames = (result.detail or "").rstrip()
+    text = printable(f"error: {plan.spider.name}: {result.message}")
+    if log_format() == "text":
+        text = "\n".join([text, *map(printable, frames.splitlines())])
+    say(text, event="error", level="error", run=result.run, detail=frames)
 
 
 def _conclude(db: Path, results: Sequence[CrawlResult]) -> None:
     with Reader(db) as reader:
         for result in results:
             summary = summarise(reader, result.run)
-            for failure in [each for each in summary.failures if each.detail][:MOST_TRACEBACKS]:
-                say(printable(f"{failure.code} ×{failure.count}, last: {failure.message}"))
-                _say_frames(failure.detail)
-            say(render(summary, str(db)))
+            text = render(summary, str(db))
+            if log_format() == "text":
+                _say_failures(summary)
+            else:
+                text = text.partition("\n")[0]
+            say(text, event="summary", exit_code=result.exit_code, summary=asdict(summary))
             if result.waits_s is not None:
                 wait = duration(result.waits_s)
                 say(f"nothing can start for {wait}: run it again then, or stay with --wait")
             if result.ended_by == "signal":
                 left = plural(result.queued, "URL")
                 say(f"{result.run} stopped; {left} kept. Run the same command again to go on.")
+
+
+def _say_failures(summary: Summary) -> None:
+    """The frames of what went wrong in the user's own code."""
+    for failure in [each for each in summary.failures if each.detail][:MOST_TRACEBACKS]:
+        say(printable(f"{failure.code} ×{failure.count}, last: {failure.message}"))
+        for line in failure.detail.rstrip().splitlines():
+            say(printable(line))

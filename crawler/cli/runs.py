@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from crawler.cli.output import write_rows
+from crawler.cli.output import output_options, write_rows
 from crawler.cli.places import db_option, locate, target_argument
 from crawler.wording import duration
 from storage.reading import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from crawler.cli.output import Form
 
 __all__ = ["command"]
 
@@ -24,17 +26,20 @@ _COLUMNS = ("id", "state", "started_at", "seconds", "done", "failed", "queued", 
 @click.command()
 @target_argument
 @db_option
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with all columns of v_runs.")
-def command(target: str | None, db: str | None, as_json: bool) -> None:
-    """List the runs in a database, latest first."""
+@output_options
+def command(target: str | None, db: str | None, form: Form) -> None:
+    """List the runs in a database, latest first.
+
+    The table shows some columns in words; the other forms have all of v_runs.
+    """
     place = locate(target, db)
-    columns = "*" if as_json else ", ".join(_COLUMNS)
+    columns = ", ".join(_COLUMNS) if form == "table" else "*"
     with Reader(place.file) as reader:
         names, rows = reader.query(f"SELECT {columns} FROM v_runs ORDER BY started_at DESC, id")
         if not reader.is_in_use:
             rows = [_dead(names, row) for row in rows]
-    if as_json:
-        write_rows(sys.stdout, names, rows, "json")
+    if form != "table":
+        write_rows(sys.stdout, names, rows, form)
         return
     click.echo(f"{place.file}:", err=True)
     write_rows(

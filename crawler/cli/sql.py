@@ -1,17 +1,28 @@
-"""`crawler sql`: a query over a database, read-only, also while a crawl writes it."""
+"""`crawler sql`: a query over a database, read-only, also while a crawl writes it.
+
+Owns: the list of names that can be asked for, and what is said of a wrong query. Does not
+own: running it (storage's `reading`), how its rows look (`output`).
+
+Invariants: one statement that only reads; without a query a person gets the names and a
+query for each, a program gets an error.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from crawler.cli.output import Form, write_rows
+from crawler.cli.output import output_options, write_rows
 from crawler.cli.places import db_option, locate, target_argument
 from crawler.errors import UsageError, nearest
 from storage import StorageError
 from storage.reading import Reader
+
+if TYPE_CHECKING:
+    from crawler.cli.output import Form
 
 __all__ = ["command"]
 
@@ -20,6 +31,17 @@ _SCHEMA = (
     " pragma_table_info(m.name) c WHERE m.type = 'view'"
     " OR m.name IN (SELECT name FROM item_table) GROUP BY m.name ORDER BY m.type, m.name"
 )
+_SAMPLES = {
+    "runs": "select id, state, ended_by from runs",
+    "requests": "select url, reason from requests where state = 'failed'",
+    "fetches": "select url, status, error, total_s from fetches limit 20",
+    "domains": "select domain, state, queued from domains limit 20",
+    "v_errors": "select code, sum(count) as n from v_errors group by 1",
+    "v_drops": "select reason, sum(count) as n from v_drops group by 1",
+}
+"""A query to begin with, by name; others are shown by their first rows."""
+_MISTAKES = (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning)
+"""Beside these only what is not allowed is the query's fault: SQLite's own authorizer."""
 
 
 @click.command()
@@ -27,37 +49,54 @@ _SCHEMA = (
 @target_argument
 @db_option
 @click.option("--schema", is_flag=True, help="The public names and their columns; no QUERY.")
-@click.option("--csv", "form", flag_value="csv", help="As CSV.")
-@click.option("--json", "form", flag_value="json", help="As JSON.")
-@click.option("--jsonl", "form", flag_value="jsonl", help="As JSON lines.")
+@output_options
 def command(
-    query: str | None, target: str | None, db: str | None, schema: bool, form: Form | None
+    query: str | None, target: str | None, db: str | None, schema: bool, form: Form
 ) -> None:
-    """Run one SELECT over a database and print its rows."""
-    if (query is None) is not schema:
+    """Run one SELECT over a database and print its rows.
+
+    Without a QUERY, on a terminal: what can be asked, with a query for each name.
+    """
+    if query is not None and schema:
+        raise UsageError("a query and --schema exclude each other", hint="give one of them")
+    is_guide = query is None and not schema
+    if is_guide and not sys.stdout.isatty():
         raise UsageError(
-            "a query or --schema is needed, not both" if schema else "a query is needed",
-            hint='for example: `crawler sql "select * from v_runs"`',
+            "a query is needed", hint='for example: `crawler sql "select * from runs"`'
         )
     with Reader(locate(target, db).file) as reader:
         try:
-            columns, rows = reader.query(query or _SCHEMA)
+            columns, rows = reader.query(_SCHEMA if query is None else query)
         except StorageError as error:
-            if isinstance(error.__cause__, sqlite3.OperationalError | sqlite3.ProgrammingError):
+            if isinstance(error.__cause__, _MISTAKES) or "read-only" in str(error):
                 raise _mistake(error, reader) from error
             raise
-    write_rows(sys.stdout, columns, rows, form or "table")
+    if is_guide:
+        columns = ["name", "try: crawler sql"]
+        rows = [(name, f'"{_SAMPLES.get(name, _first_rows(name))}"') for name, *_ in rows]
+    elif not columns:
+        raise UsageError("that is no query: it has no rows", hint="only SELECT works")
+    write_rows(sys.stdout, columns, rows, form)
+    if is_guide:
+        click.echo("columns: crawler sql --schema", err=True)
+
+
+def _first_rows(name: str) -> str:
+    plain = name.isidentifier() and name.isascii()
+    return f"select * from {name if plain else f'[{name}]'} limit 5"
 
 
 def _mistake(error: StorageError, reader: Reader) -> UsageError:
     """What is wrong with the query, with the nearest name of a table, or why the file has
     fewer columns than the documentation."""
     message = str(error)
-    hint = error.hint
+    hint = error.hint or "`crawler sql --schema` lists the names"
+    if "one statement" in message:
+        hint = "give each its own `crawler sql`"
     if reader.is_older and "no such column: " in message:
         hint = "the file was written by an older version: the next `crawler run` upgrades it"
     if "no such table: " in message:
         _, rows = reader.query(_SCHEMA)
         best = nearest(message.rpartition(": ")[2], [str(row[0]) for row in rows])
-        hint = f"did you mean `{best}`?" if best else "`crawler sql --schema` lists the names"
+        hint = f"did you mean `{best}`?" if best else hint
     return UsageError(message, hint=hint)

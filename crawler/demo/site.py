@@ -189,8 +189,8 @@ class Bookshop(Site):
     the site is open.
     """
 
-    def __init__(self, seed: int = 1, books: int = 120) -> None:
-        super().__init__(addresses=5, deaf=(DEAD,), fallback=self._answer)
+    def __init__(self, seed: int = 1, books: int = 120, *, port: int = 0) -> None:
+        super().__init__(addresses=5, port=port, deaf=(DEAD,), fallback=self._answer)
         self.catalogue = catalogue(seed, books)
         self.pages: Mapping[tuple[int, str], Reply] = {}
         self._failing = fail_first(FAILURES, then=self._page)

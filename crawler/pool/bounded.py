@@ -117,6 +117,20 @@ class BoundedPool:
             if link.is_stale and not link.is_retired:
                 self._learn_from(host, link, idled_for)
 
+    def resize(self, connections: int) -> None:
+        """Another bound from now on; at least what is under way, which stays. Idle
+        connections beyond it are closed."""
+        if connections < 1:
+            raise ValueError(f"a pool of {connections} connections serves nobody")
+        is_less, self.connections = connections < self.connections, connections
+        for host in list(self._hosts.values()):
+            if not is_less:
+                self._serve(host)
+            elif host.used > connections:
+                idle = [link for stack in host.idle.values() for link in stack]
+                for link in idle[: host.used - connections]:
+                    link.close()
+
     def reclaim(self) -> int:
         """Close what is neither idle nor closed although no request is under way.
 

@@ -190,7 +190,7 @@ class Channel(asyncio.Protocol):
             # descriptor, which goes in this turn of the loop, the token goes.
             self._loop.call_soon(self._owner.lost, self)
             if isinstance(error, TimeoutError):
-                late = f"{host}: no TLS handshake in {timeout} s"
+                late = f"{host}: no TLS handshake in {timeout} s (timeout.tls)"
                 raise FetchError("tls-timeout", late) from error
             if isinstance(error, Exception):
                 raise tls_fault(error, host) from error

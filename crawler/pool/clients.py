@@ -184,9 +184,9 @@ class ClientCache:
     def lease(self, key: ClientKey, connections: int = 8) -> Lease:
         """Take the key's client, made now when it is not open.
 
-        `connections` bounds a new client's pool; an open one keeps its bound. The caller
-        has at most that many requests under way. Raises RuntimeError when every client
-        is in use or the cache is closed, SettingsError for an unusable proxy.
+        `connections` bounds a new client's pool; an open one keeps its bound until `bind`.
+        The caller has at most that many requests under way. Raises RuntimeError when every
+        client is in use or the cache is closed, SettingsError for an unusable proxy.
         """
         if self._is_closed:
             raise RuntimeError("the client cache is closed")
@@ -203,6 +203,14 @@ class ClientCache:
         else:
             self._hits += 1
         return Lease(self, key, client, grant.generation, self._made.get(key.domain, 1))
+
+    def bind(self, lease: Lease, connections: int) -> None:
+        """Give the leased client's pool another bound, though never below the leases that
+        are out: nothing under way comes to wait for it."""
+        pool = lease.client.transport.pool
+        bound = max(connections, self._table.leases(lease.key))
+        if pool.connections != bound:
+            pool.resize(bound)
 
     def leases(self, key: ClientKey) -> int:
         """Leases of an open client that are out now; 0: idle, or not open."""
@@ -255,8 +263,9 @@ class ClientCache:
         table = self._table.stats()
         sums = asdict(self._past)
         for client, _ in (*self._clients.values(), *self._draining.values()):
-            for name, value in asdict(client.transport.pool.tally).items():
-                sums[name] += value
+            tally = client.transport.pool.tally
+            for name in sums:
+                sums[name] += getattr(tally, name)
         return CacheStats(
             clients=len(self._table),
             clients_peak=self._peak,

@@ -139,7 +139,7 @@ class Dialer:
                 raise FetchError("cancelled", "closed while it was being opened") from error
             if isinstance(error, TimeoutError):
                 self.resolver.forget(host)
-                late = f"no connection to {host}:{port} in {timeout} s"
+                late = f"no connection to {host}:{port} in {timeout} s (timeout.connect)"
                 raise FetchError("connect-timeout", late) from error
             if isinstance(error, Exception):
                 raise self._fault(error) from error

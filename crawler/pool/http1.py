@@ -462,5 +462,7 @@ def overdue(code: str, deadlines: Deadlines) -> FetchError:
     if code == "head-timeout":
         return FetchError(code, f"no answer in {deadlines.head:g} s (timeout.head)")
     if code == "write-timeout":
-        return FetchError(code, f"the server took nothing for {deadlines.write:g} s")
+        return FetchError(
+            code, f"the server took nothing for {deadlines.write:g} s (timeout.write)"
+        )
     return FetchError(code, f"nothing came for {deadlines.read:g} s (timeout.read)")

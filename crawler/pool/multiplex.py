@@ -211,7 +211,9 @@ class Multiplex(httpcore.AsyncHTTP2Connection):
                 raise again(exchange.error)
             is_early = exchange.is_answered
             if not await exchange.sender.until(None if is_early else due_at):
-                raise FetchError("write-timeout", f"the server took nothing for {within:g} s")
+                raise FetchError(
+                    "write-timeout", f"the server took nothing for {within:g} s (timeout.write)"
+                )
         if stream_id in self._exchanges:  # who has sent is woken last
             self._exchanges[stream_id] = self._exchanges.pop(stream_id)
         largest: int = self._h2_state.max_outbound_frame_size

@@ -102,7 +102,10 @@ class ProxyRoute:
 
     def __post_init__(self) -> None:
         if self.is_http and b":" in (self.username or b""):
-            raise SettingsError("a user with a colon cannot be sent to an HTTP proxy")
+            raise SettingsError(
+                "a user with a colon cannot be sent to an HTTP proxy",
+                hint="only a SOCKS proxy takes one: socks5://user:password@host:1080",
+            )
         if not self.is_socks:
             return
         if find_spec("socksio") is None:
@@ -111,7 +114,10 @@ class ProxyRoute:
                 hint='pip install "poolcrawl[socks]"',
             )
         if self.username == b"" or max(len(self.username or b""), len(self.password)) > 255:
-            raise SettingsError("SOCKS5 takes a user of 1 to 255 bytes, a password of up to 255")
+            raise SettingsError(
+                "SOCKS5 takes a user of 1 to 255 bytes, a password of up to 255",
+                hint="socks5://user:password@host:1080, or without both: socks5://host:1080",
+            )
 
     def __repr__(self) -> str:
         secret = "" if self.username is None else "***@"

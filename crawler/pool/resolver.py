@@ -429,7 +429,9 @@ def _parse(text: str) -> Address | None:
 def _override(host: str, value: str | Sequence[str]) -> tuple[str, tuple[Address, ...]]:
     key = host.lower().removesuffix(".")
     if not key or _parse(key) is not None:
-        raise SettingsError(f"resolve: {host!r} is not a host name")
+        raise SettingsError(
+            f"resolve: {host!r} is not a host name", hint="-s resolve.shop.test=127.0.0.1"
+        )
     parts = value.split(",") if isinstance(value, str) else value
     is_list = isinstance(parts, list | tuple) and all(isinstance(part, str) for part in parts)
     found = [_parse(part.strip()) for part in parts] if is_list else [None]

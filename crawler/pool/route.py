@@ -115,5 +115,7 @@ async def _to_proxy(
             elif origin.scheme == "https":
                 await connect_tunnel(channel, origin.host, origin.port, proxy)
     except TimeoutError as error:
-        late = f"the proxy made no way to {origin.domain} in {deadlines.connect} s"
+        late = (
+            f"the proxy made no way to {origin.domain} in {deadlines.connect} s (timeout.connect)"
+        )
         raise FetchError("proxy", late) from error

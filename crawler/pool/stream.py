@@ -127,7 +127,9 @@ class Stream(Link):
             if self._raw:
                 raise httpcore.WriteError("answered before the request had left")
         except TimeoutError as error:
-            raise httpcore.WriteTimeout(f"the server took nothing for {timeout} s") from error
+            raise httpcore.WriteTimeout(
+                f"the server took nothing for {timeout} s (timeout.write)"
+            ) from error
         finally:
             self._writer = None
         if self._error is not None:

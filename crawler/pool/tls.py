@@ -76,7 +76,9 @@ class TlsContexts:
 def _build(profile: TlsProfile, *, http2: bool) -> ssl.SSLContext:
     if profile.minimum not in VERSIONS:
         wanted = " or ".join(map(repr, VERSIONS))
-        raise SettingsError(f"tls.minimum = {profile.minimum!r}: expected {wanted}")
+        raise SettingsError(
+            f"tls.minimum = {profile.minimum!r}: expected {wanted}", hint="-s tls.minimum=1.2"
+        )
     try:
         context = ssl.create_default_context(cafile=profile.ca_file or certifi.where())
     except OSError as error:

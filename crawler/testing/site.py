@@ -57,8 +57,9 @@ class Site:
 
     `routes`: path (with or without query) → a Reply or a handler, plain or async; others
     go to `fallback` (404). `addresses`: how many, from 127.0.0.1 on, or which; where the
-    system has only 127.0.0.1, each gets a port of its own. `deaf`: numbers of addresses
-    that are bound but never listen, so connecting to them is refused for sure.
+    system has only 127.0.0.1, each gets a port of its own. `port` 0: any that is free;
+    opening raises OSError where another one is taken. `deaf`: numbers of addresses that are
+    bound but never listen, so connecting to them is refused for sure.
     Use: `async with Site({"/": Reply.html("hi")}) as site` in a loop, or
     `with Site(…).threaded() as site` beside synchronous code and subprocesses.
     """
@@ -68,6 +69,7 @@ class Site:
         routes: Mapping[str, Route] | None = None,
         *,
         addresses: int | Sequence[str] = 1,
+        port: int = 0,
         deaf: Collection[int] = (),
         fallback: Route | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class Site:
         self.log: list[Received] = []
         self.addresses: tuple[str, ...] = ()
         self._wanted = tuple(addresses)
+        self._port = port
         self._deaf = frozenset(deaf)
         self._routes: dict[tuple[int | str | None, str], Route] = {}
         self._fallback = fallback if fallback is not None else Reply.code(404)
@@ -156,7 +159,7 @@ class Site:
             done.result()
 
     async def __aenter__(self) -> Self:
-        self._sockets = _bind(self._wanted)
+        self._sockets = _bind(self._wanted, self._port)
         self.addresses = tuple(_name(sock) for sock in self._sockets)
         self._quiet = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -352,31 +355,34 @@ def _name(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _bind(hosts: Sequence[str]) -> list[socket.socket]:
-    """One socket per host, all on one port that is free on each of them."""
-    for _ in range(100):
+def _bind(hosts: Sequence[str], port: int = 0) -> list[socket.socket]:
+    """One socket per host, all on one port; 0: one that is free on each of them."""
+    for _ in range(1 if port else 100):
         bound: list[socket.socket] = []
         try:
             for host in hosts:
-                port = bound[0].getsockname()[1] if bound else 0
-                bound.append(_bound(host, port))
+                shared = bound[0].getsockname()[1] if bound else port
+                bound.append(_bound(host, shared, is_chosen=bool(port)))
         except OSError as error:
             for sock in bound:
                 sock.close()
             if error.errno == errno.EADDRNOTAVAIL:
-                return [_bound("127.0.0.1", 0) for _ in hosts]
+                ports = [port, *(0 for _ in hosts[1:])]
+                return [_bound("127.0.0.1", each, is_chosen=bool(each)) for each in ports]
             if error.errno != errno.EADDRINUSE:
                 raise
         else:
             return bound
-    raise OSError(errno.EADDRINUSE, f"no port is free on all {len(hosts)} addresses")
+    raise OSError(errno.EADDRINUSE, f"port {port or 'whatever'} is not free on {', '.join(hosts)}")
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int, *, is_chosen: bool = False) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
+        if is_chosen:  # or the port could not be used again for a minute
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
-    except OSError:
+    except (OSError, OverflowError):
         sock.close()
         raise
     sock.setblocking(False)
