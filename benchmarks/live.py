@@ -88,6 +88,8 @@ def crawl_here(form: str, urls: str, told: str) -> int:
     Watch.look = counted  # type: ignore[method-assign]
     pace = ["-s", f"domain.delay={DELAY_S}", "--live", form]
     code = main(["run", "pages", "--urls", urls, "--db", "live.db", *pace])
+    if code:
+        return code
     figures = {"view_s": sum(spent), "seconds": time.monotonic() - begun[0], "drawn": len(spent)}
     Path(told).write_text(json.dumps(figures), encoding="utf-8")
     return code

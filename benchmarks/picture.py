@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from itertools import count
+from math import sin
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,9 @@ __all__: list[str] = []
 PICTURE = ROOT / "docs" / "live.svg"
 NAMES = ("shop", "news", "img.shop", "flaky", "api", "slow", "forum", "old")
 DEAD = NAMES.index("old")
-PAGES = {"shop": 3_000, "news": 1_300, "img.shop": 9_000, "slow": 1_000, "flaky": 2_000}
+PAGES = {"shop": 3_000, "news": 1_300, "img.shop": 9_000, "slow": 1_000, "api": 60}
 """Of a host; others have 2,000."""
-SEEN = ("throttled", "unreachable", "waiting", " ok ", "http-503")
+SEEN = ("throttled", "unreachable", "waiting", " ok ", "http-503", " left")
 """What has to be on the picture."""
 SPIDER = """
 from crawler import DomainSettings, Request, Response, Results, Settings, Spider, item
@@ -88,7 +89,8 @@ def _answerer() -> Callable[[Received], Reply]:
         if name == "flaky" and next(number) % 4 == 0:
             return Reply.code(503)
         waits = {"slow": 1.3, "forum": 0.35, "news": 0.11, "api": 0.06, "flaky": 0.09}
-        return _page(name, request.path).slow(waits.get(name, 0.02))
+        wave = 0.02 + 0.3 * (1 + sin(request.at / 16)) * (name == "img.shop")
+        return _page(name, request.path).slow(waits.get(name, wave))
 
     return answer
 

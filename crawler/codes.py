@@ -9,8 +9,14 @@ exists, as it can be typed.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from shlex import quote
+from shlex import join, quote
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["CODES", "Code", "advice", "code_of"]
 
@@ -25,7 +31,13 @@ class Code:
     spent; permanent: no attempt would end otherwise; local: ours, nothing is charged;
     spider: the callback's, or what it gave; rule: refused before it was sent."""
     hint: str
-    """What to do, ready to be pasted; URL, HOST and SPIDER stand for the row's own (`advice`)."""
+    """What to do, ready to be pasted, in clauses behind semicolons; ORIGIN, URL, HOST and
+    SPIDER stand for the row's own (`advice`)."""
+
+    @property
+    def is_worth_again(self) -> bool:
+        """A request that failed with it may end otherwise another time."""
+        return self.fault in ("domain", "request", "spider", "local")
 
 
 _TRY = "`crawler doctor HOST` tries it from here"
@@ -122,7 +134,8 @@ CODES: dict[str, Code] = {
     "robots": Code(
         "robots.txt forbids it",
         "permanent",
-        "where the site is yours: `-s robots.obey=false`; `crawler why URL` shows the rule",
+        "`crawler fetch ORIGIN/robots.txt` shows its rules;"
+        " where the site is yours: `-s robots.obey=false`",
     ),
     "local": Code(
         "this machine ran short of something",
@@ -145,7 +158,8 @@ CODES: dict[str, Code] = {
     "callback": Code(
         "the callback, or a hook, raised an error",
         "spider",
-        "`crawler errors --code callback` shows the line; then `crawler requeue --code callback`",
+        "`crawler errors --code callback` shows the line;"
+        " when it is mended: `crawler requeue --code callback`",
     ),
     "no-match": Code(
         "a selector matched nothing",
@@ -160,7 +174,7 @@ CODES: dict[str, Code] = {
     "store": Code(
         "the database refused what the page gave",
         "spider",
-        "`crawler parse SPIDER URL` shows the item; `crawler errors --code store` the reason",
+        "`crawler parse SPIDER URL` shows the item; `crawler errors --code store` shows why",
     ),
     "domain-unreachable": Code(
         "its domain could not be reached, and was given up",
@@ -183,6 +197,8 @@ _ANSWERED = {
     429: "`-s domain.delay=5` asks less often",
 }
 
+_NEEDS_RUN = re.compile(r"`crawler (?:why|errors|requeue) [^`]*")
+
 
 def code_of(name: str) -> Code | None:
     """What a code means, `http-<status>` too; None: it is none of ours."""
@@ -197,20 +213,29 @@ def code_of(name: str) -> Code | None:
 
 
 def advice(
-    name: str, *, url: str | None = None, host: str | None = None, spider: str | None = None
+    name: str,
+    *,
+    url: str | None = None,
+    host: str | None = None,
+    spider: str | None = None,
+    place: Sequence[str] = (),
+    shown: str = "",
 ) -> str:
-    """The hint of a code, with what it is about put in; empty: the code is none of ours.
+    """The hint of a code, with what it is about put in; empty: nothing is left to say.
 
-    `host` may have its port; what is None stays a word in capitals.
+    `host` may have its port; what is None stays a word in capitals. `place` names the run for
+    the commands that need one. `shown` is the command being carried out: nobody is sent to it.
     """
     code = code_of(name)
-    hint = code.hint if code is not None else ""
-    if host and " HOST" in hint:
-        hint = hint.replace(" HOST", f" {quote(host)}")
-    if host and ".HOST" in hint:
+    clauses = code.hint.split("; ") if code is not None else []
+    hint = "; ".join(each for each in clauses if not each.startswith(f"`crawler {shown} "))
+    if place:
+        hint = _NEEDS_RUN.sub(lambda found: f"{found[0]} {join(place)}", hint)
+    if host:
         bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        hint = hint.replace(".HOST", f".{bare}")
-    for word, given in (("URL", url), ("SPIDER", spider)):
-        if given:
-            hint = hint.replace(f" {word}", f" {quote(given)}")
-    return hint
+        hint = hint.replace(" HOST", f" {quote(host)}").replace(".HOST", f".{bare}")
+    if url:
+        parts = urlsplit(url)
+        hint = hint.replace(" ORIGIN", f" {quote(f'{parts.scheme}://{parts.netloc}')}")
+        hint = hint.replace(" URL", f" {quote(url)}")
+    return hint.replace(" SPIDER", f" {quote(spider)}") if spider else hint

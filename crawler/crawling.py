@@ -25,7 +25,8 @@ from crawler.engine import Session
 from crawler.errors import SpiderError, UsageError
 from crawler.layers import Layer, resolve
 from crawler.loading import code_hash
-from crawler.stored import StoredRun
+from crawler.report import render, summarise
+from storage.reading import Reader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
@@ -76,7 +77,7 @@ async def crawl(
         return _readable(await opened.ended(running), opened)
     finally:
         if session is None:
-            await _close(opened)
+            await opened.aclose()
         elif running is not None:
             session.stop_run(running, "signal")
 
@@ -150,7 +151,7 @@ async def stream(
         for future in (end, coming):
             if future is not None and not future.cancel() and not future.cancelled():
                 future.exception()  # nobody else will ask for it
-        await _close(session)
+        await session.aclose()
 
 
 def settings_of(spider: Spider, over: Settings | None = None) -> Settings:
@@ -186,20 +187,34 @@ def _readable(result: CrawlResult, session: Session) -> CrawlResult:
     return result if path is None else replace(result, stored_in=StoredRun(path, result.run))
 
 
-async def _close(session: Session) -> None:
-    """Close it, however often the task that waits is cancelled meanwhile."""
-    cancelled: asyncio.CancelledError | None = None
-    closing = asyncio.ensure_future(session.aclose())
-    while not closing.done() or closing.cancelled():
-        if closing.cancelled():  # with all tasks of its loop: what it had begun goes on
-            closing = asyncio.ensure_future(session.aclose())
-        try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    broken = closing.exception()
-    if cancelled is not None or broken is not None:
-        raise cancelled or broken  # type: ignore[misc]
+class StoredRun:
+    """A run in a file, which is open only while it is read; its items are read once."""
+
+    def __init__(self, path: str, run: str) -> None:
+        self._path = path
+        self._run = run
+        self._items: list[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<StoredRun {self._run} in {self._path}>"
+
+    def items(self) -> list[Any]:
+        """Its items as dicts, table by table. Raises StorageError when the file is gone."""
+        if self._items is None:
+            with Reader(self._path) as reader:
+                self._items = [
+                    dict(zip(columns, row, strict=True))
+                    for columns, rows in (
+                        reader.items(table, run=self._run) for table in reader.tables()
+                    )
+                    for row in rows
+                ]
+        return self._items
+
+    def report(self) -> str:
+        """Its summary. Raises StorageError when the file is gone."""
+        with Reader(self._path) as reader:
+            return render(summarise(reader, self._run), self._path)
 
 
 def _keeper(crawl: Crawl) -> Any:
@@ -261,6 +276,8 @@ def _in_a_thread(work: Coroutine[Any, Any, CrawlResult]) -> CrawlResult:
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
-        thread.join()
-        if callable(before):
-            signal.signal(signal.SIGINT, before)
+        try:
+            thread.join()
+        finally:  # a second Ctrl-C does not wait
+            if callable(before):
+                signal.signal(signal.SIGINT, before)

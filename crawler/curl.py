@@ -1,17 +1,18 @@
 """curl command lines: reading one as browsers copy it, and writing one for a request. Pure.
 
 Owns: the options of curl that mean something to a request. Does not own: the words of a
-command (`shellwords`), sending it, settings (an option that is one becomes `KEY=VALUE`).
+command (`shellwords`), sending it.
 
 Invariants: what is not understood is refused by its name, never left out; what was left to
-the crawler is told in a note; `parse(render(r)).request` asks for the same as `r`.
+the crawler is told in a note; reading what `render` wrote asks for the same.
 """
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
-from typing import TYPE_CHECKING, NamedTuple
+from getopt import GetoptError, getopt
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote_plus, unquote
 
 from crawler.errors import FetchError, SpiderError, UsageError, nearest
@@ -22,63 +23,55 @@ from crawler.urls import canonicalise
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["Parsed", "parse", "parse_words", "render"]
+__all__ = ["Parsed", "arguments", "parse", "render"]
 
-FORM = "application/x-www-form-urlencoded"
+FORM: Final = "application/x-www-form-urlencoded"
 CODINGS = frozenset(("gzip", "deflate", "br", "identity", "*"))
 """Content codings that are undone here."""
-SHORT = {
-    "-X": "--request",
-    "-H": "--header",
-    "-d": "--data",
-    "-b": "--cookie",
-    "-u": "--user",
-    "-A": "--user-agent",
-    "-e": "--referer",
-    "-x": "--proxy",
-    "-m": "--max-time",
-    "-G": "--get",
-    "-I": "--head",
-    "-k": "--insecure",
-    "-L": "--location",
-    "-g": "--globoff",
-    "-s": "--silent",
-    "-S": "--show-error",
-    "-v": "--verbose",
-    "-i": "--include",
-    "-f": "--fail",
-    "-N": "--no-buffer",
-    "-#": "--progress-bar",
+WITH_VALUE = {
+    "--request": "X",
+    "--header": "H",
+    "--data": "d",
+    "--cookie": "b",
+    "--user": "u",
+    "--user-agent": "A",
+    "--referer": "e",
+    "--proxy": "x",
+    "--max-time": "m",
+    **dict.fromkeys(("--data-ascii", "--data-raw", "--data-binary", "--data-urlencode"), ""),
+    **dict.fromkeys(("--json", "--url"), ""),
 }
-DATA = ("--data", "--data-ascii", "--data-raw", "--data-binary", "--data-urlencode", "--json")
-WITH_VALUE = frozenset(
-    (
-        *("--request", "--header", "--cookie", "--user", "--user-agent", "--referer", "--proxy"),
-        *("--max-time", "--connect-timeout", "--max-redirs", "--url", *DATA),
-    )
-)
-ALONE = frozenset(
-    (
-        *("--get", "--head", "--insecure", "--location", "--globoff", "--silent", "--show-error"),
-        *("--verbose", "--include", "--fail", "--no-buffer", "--progress-bar", "--compressed"),
-        *("--no-progress-meter", "--http1.1", "--http2"),
-    )
-)
+"""Options and their letters; empty: none."""
+ALONE = {
+    "--get": "G",
+    "--head": "I",
+    "--insecure": "k",
+    "--globoff": "g",
+    "--location": "L",
+    "--silent": "s",
+    "--show-error": "S",
+    "--verbose": "v",
+    "--include": "i",
+    "--fail": "f",
+    "--no-buffer": "N",
+    "--progress-bar": "#",
+    **dict.fromkeys(("--compressed", "--no-progress-meter", "--http1.1"), ""),
+}
+"""Those without a value; from `--location` on they change nothing here."""
+LETTERS = {f"-{letter}": name for name, letter in (WITH_VALUE | ALONE).items() if letter}
 FILE = "the body goes to a file with `crawler fetch … -o FILE`"
 UPLOAD = "a spider can: Request(url, method='POST', files={...})"
+JAR = "no cookies are kept: leave it out"
 INSTEAD = {
-    "-o": FILE,
-    "--output": FILE,
-    "-O": FILE,
-    "--remote-name": FILE,
-    "-F": UPLOAD,
-    "--form": UPLOAD,
+    **dict.fromkeys(("-o", "--output", "-O", "--remote-name"), FILE),
+    **dict.fromkeys(("-F", "--form"), UPLOAD),
+    **dict.fromkeys(("-c", "--cookie-jar"), JAR),
+    **dict.fromkeys(("-E", "--cert"), "leave it out, and add: -s tls.client_cert=FILE"),
     "-T": "give the content as the body: -X PUT --data-binary @FILE",
-    "-c": "no cookies are kept: leave it out",
-    "--cookie-jar": "no cookies are kept: leave it out",
     "--cacert": "leave it out, and add: -s tls.ca_file=FILE",
-    "-E": "leave it out, and add: -s tls.client_cert=FILE",
-    "--cert": "leave it out, and add: -s tls.client_cert=FILE",
+    "--connect-timeout": "leave it out, and add: -s timeout.connect=SECONDS",
+    "--http2": "leave it out, and add: -s domain.http2=true",
+    "--max-redirs": "leave it out, and add: -s redirects=NUMBER",
     "--resolve": "leave it out, and add: -s resolve.HOST=ADDRESS",
     "--retry": "leave it out: a failed request is tried three times in all",
 }
@@ -92,15 +85,14 @@ class Parsed(NamedTuple):
     """What a command line asks for."""
 
     request: Request
-    settings: tuple[str, ...]
-    """`KEY=VALUE` each."""
+    is_insecure: bool
+    """The certificate is not checked."""
     notes: tuple[str, ...]
     """What was left to the crawler, and why."""
 
 
-def parse(command: str, read: Callable[[str], bytes] | None = None) -> Parsed:
-    """Read a command line. `read` gives the content of a file (`-d @FILE`); None: there are
-    none. Raises UsageError for what is not understood, by its name."""
+def arguments(command: str) -> list[str]:
+    """The words of a command behind `curl`. Raises UsageError when it is another's."""
     if re.match(r'\s*curl(\.exe)?\s+\^"', command):
         raise UsageError("that is a command for Windows", hint="copy it as cURL (bash)")
     words = split(command)
@@ -109,11 +101,12 @@ def parse(command: str, read: Callable[[str], bytes] | None = None) -> Parsed:
             f"no curl command: it begins with `{words[0] if words else ''}`",
             hint="copy it as cURL (bash); `--curl -` reads it from stdin, quotes and all",
         )
-    return parse_words(words[1:], read)
+    return words[1:]
 
 
-def parse_words(words: Sequence[str], read: Callable[[str], bytes] | None = None) -> Parsed:
-    """The same for the arguments of curl, its name left out."""
+def parse(words: Sequence[str], read: Callable[[str], bytes] | None = None) -> Parsed:
+    """What curl's arguments ask for. `read` gives the content of a file (`-d @FILE`); None:
+    there are none. Raises UsageError for what is not understood, by its name."""
     asked = _Asked(read)
     for option, value in _options(words):
         asked.take(option, value)
@@ -164,40 +157,26 @@ def render(
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Long name and value of each option (empty: it takes none); a URL is `--url`."""
-    rest = list(reversed(words))
+    short = "".join(f"{each[1]}{':' * (name in WITH_VALUE)}" for each, name in LETTERS.items())
+    long = [*(f"{name[2:]}=" for name in WITH_VALUE), *(name[2:] for name in ALONE)]
+    rest = list(words)
     while rest:
-        word = rest.pop()
-        if word.startswith("--") and len(word) > 2:
-            yield word, _value(word, word, rest)
-        elif not word.startswith("-") or word == "-":
-            yield "--url", word
-        else:
-            yield from _cluster(word, rest)
+        try:
+            options, rest = getopt(rest, short, long)
+        except GetoptError as error:
+            raise _refusal(error) from error
+        yield from ((LETTERS.get(name, name), value) for name, value in options)
+        yield from (("--url", url) for url in rest[:1])
+        rest = rest[1:]
 
 
-def _cluster(word: str, rest: list[str]) -> Iterator[tuple[str, str]]:
-    """`-sSLd x` and `-XPOST`."""
-    for n, letter in enumerate(word[1:], start=2):
-        short = f"-{letter}"
-        name = SHORT.get(short, short)
-        if name in WITH_VALUE:
-            yield name, word[n:] or _value(name, short, rest)
-            return
-        yield name, _value(name, short, rest)
-
-
-def _value(name: str, written: str, rest: list[str]) -> str:
-    if name in ALONE:
-        return ""
-    if name not in WITH_VALUE:
-        near = nearest(name, WITH_VALUE | ALONE) if name.startswith("--") else None
-        fallback = f"did you mean `{near}`?" if near else "leave it out, if it is not needed"
-        raise UsageError(
-            f"option {written} of curl is not understood", hint=INSTEAD.get(name, fallback)
-        )
-    if not rest:
-        raise UsageError(f"option {written} of curl needs a value", hint=f"{written} VALUE")
-    return rest.pop()
+def _refusal(error: GetoptError) -> UsageError:
+    name = f"--{error.opt}" if len(error.opt) > 1 else f"-{error.opt}"
+    if "requires" in error.msg:
+        return UsageError(f"option {name} of curl needs a value", hint=f"{name} VALUE")
+    near = nearest(name, WITH_VALUE | ALONE) if name.startswith("--") else None
+    fallback = f"did you mean `{near}`?" if near else "leave it out, if it is not needed"
+    return UsageError(f"option {name} of curl is not understood", hint=INSTEAD.get(name, fallback))
 
 
 class _Asked:
@@ -207,8 +186,8 @@ class _Asked:
         self._read = read
         self._urls: list[str] = []
         self._method: str | None = None
-        self._is_json = False
         self._fields: dict[str, tuple[str, str]] = {}
+        """Of -H: name as written and value, by lower-case name."""
         self._without: set[str] = set()
         self._more: dict[str, str] = {}
         """Header fields by options of their own: -H goes before them."""
@@ -216,7 +195,6 @@ class _Asked:
         self._flags: set[str] = set()
         self._proxy: str | None = None
         self._timeout: float | None = None
-        self._settings: list[str] = []
         self._notes: list[str] = []
 
     def __repr__(self) -> str:
@@ -224,27 +202,17 @@ class _Asked:
 
     def take(self, option: str, value: str) -> None:
         """One option more."""
-        if option in ALONE:
-            self._flags.add(option)
-        elif option in DATA:
-            self._take_data(option, value)
-        elif option == "--header":
-            self._take_header(value)
-        else:
-            self._take_value(option, value)
-
-    def _take_value(self, option: str, value: str) -> None:
         match option:
             case "--url":
                 self._urls.append(value)
             case "--request":
                 self._method = value
-            case "--cookie":
-                if "=" not in value:
-                    raise UsageError(
-                        f"-b {value} names a file, and none is read", hint="-b 'NAME=VALUE; …'"
-                    )
+            case "--header":
+                self._take_header(value)
+            case "--cookie" if "=" in value:
                 self._more["Cookie"] = value
+            case "--cookie":
+                raise UsageError(f"-b {value} names a file", hint="-b 'NAME=VALUE; …'")
             case "--user":
                 self._more["Authorization"] = _basic(value)
             case "--user-agent":
@@ -254,11 +222,11 @@ class _Asked:
             case "--proxy":
                 self._proxy = value if "://" in value else f"http://{value}"
             case "--max-time":
-                self._timeout = _number(option, value) or None
-            case "--connect-timeout":
-                self._settings.append(f"timeout.connect={_number(option, value):g}")
-            case "--max-redirs":
-                self._settings.append(f"redirects={_number(option, value):.0f}")
+                self._timeout = _seconds(value)
+            case _ if option in ALONE:
+                self._flags.add(option)
+            case _:
+                self._take_data(option, value)
 
     def _take_header(self, line: str) -> None:
         name, colon, value = line.partition(":")
@@ -269,9 +237,9 @@ class _Asked:
         if not colon or line.startswith("@"):
             raise UsageError(f"-H {line!r} is no header", hint="-H 'Name: value'")
         key = name.lower()
+        if not value and key in NAMED_ALWAYS:
+            raise UsageError(f"-H '{line}': {name} is always sent", hint="give it a value")
         if not value:
-            if key in NAMED_ALWAYS:
-                raise UsageError(f"-H '{line}': {name} is always sent", hint="give it a value")
             self._without.add(key)
         elif key in OURS:
             self._notes.append(f"{name} is the connection's own: the one given is not sent")
@@ -284,10 +252,11 @@ class _Asked:
             self._fields[key] = (name, value)
 
     def _take_data(self, option: str, value: str) -> None:
-        if option == "--json":
-            self._is_json = True
-        if (self._is_json and option != "--json") or (self._data and option == "--json"):
+        is_first, is_json = not self._data, option == "--json"
+        if not is_first and (is_json or "--json" in self._flags):
             raise UsageError("--json and --data are given, or --json twice", hint="give one body")
+        if is_json:
+            self._flags.add(option)
         if option == "--data-urlencode":
             self._data.append(self._urlencoded(value))
         elif option == "--data-raw" or not value.startswith("@"):
@@ -303,15 +272,15 @@ class _Asked:
             return quote_plus(_bytes(value)).encode()
         name, rest = value[: found.start()], value[found.end() :]
         content = _bytes(rest) if found[0] == "=" else self._content(rest)
-        return (f"{name}=" if name else "").encode() + quote_plus(content).encode()
+        return _bytes(f"{name}=" if name else "") + quote_plus(content).encode()
 
     def _content(self, name: str) -> bytes:
         if self._read is None or name == "-":
             raise UsageError(f"@{name} is no file that can be read here", hint="give the content")
         try:
             return self._read(name)
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
             raise UsageError(f"@{name} cannot be read: {reason}", hint="-d @FILE") from error
 
     # -- the request ---------------------------------------------------------------------
@@ -322,12 +291,11 @@ class _Asked:
         body = b"&".join(self._data) if self._data else None
         if body is not None and "--get" in self._flags:
             url, body = _with_query(url, body.decode("utf-8", "surrogateescape")), None
-        method = self._method or self._usual_method(body)
-        self._settings += self._switched(url)
+        usual = "HEAD" if "--head" in self._flags else "GET" if body is None else "POST"
         try:
             request = Request(
                 url,
-                method=method,
+                method=self._method or usual,
                 headers=self._headers(has_body=body is not None) or None,
                 body=body,
                 proxy=self._proxy,
@@ -335,7 +303,7 @@ class _Asked:
             )
         except SpiderError as error:
             raise UsageError(str(error), hint="correct it, or leave it out") from error
-        return Parsed(request, tuple(self._settings), tuple(self._notes))
+        return Parsed(request, "--insecure" in self._flags, tuple(self._notes))
 
     def _url(self) -> str:
         if len(self._urls) != 1:
@@ -358,7 +326,8 @@ class _Asked:
         try:
             canonicalise(url)
         except FetchError as error:
-            raise UsageError(str(error), hint="give one like https://example.com/") from error
+            told = f"{url}: {error.args[0]}"
+            raise UsageError(told, hint="give one like https://example.com/") from error
         return self._without_userinfo(url)
 
     def _without_userinfo(self, url: str) -> str:
@@ -370,34 +339,19 @@ class _Asked:
         self._more.setdefault("Authorization", _basic(unquote(user)))
         return f"{scheme}://{host}{rest[len(authority) :]}"
 
-    def _usual_method(self, body: bytes | None) -> str:
-        if "--head" in self._flags:
-            if body is not None:
-                raise UsageError("-I asks for no body, and one is given", hint="leave out -I")
-            return "HEAD"
-        return "GET" if body is None else "POST"
-
     def _headers(self, *, has_body: bool) -> dict[str, str]:
         headers = dict(self._fields.values())
         usual = self._more.copy()
-        if has_body:
-            usual["Content-Type"] = "application/json" if self._is_json else FORM
-            if self._is_json:
-                usual["Accept"] = "application/json"
+        if has_body and "--json" in self._flags:
+            usual |= {"Content-Type": "application/json", "Accept": "application/json"}
+        elif has_body:
+            usual["Content-Type"] = FORM
         for name, value in usual.items():
             if name.lower() not in self._without.union(self._fields):
                 headers[name] = value
-            elif name == "Cookie":
+            elif name == "Cookie" and "cookie" in self._fields:
                 headers[self._fields["cookie"][0]] += f"; {value}"
         return headers
-
-    def _switched(self, url: str) -> Iterator[str]:
-        """The settings that switches mean."""
-        if "--insecure" in self._flags and url.startswith("https:"):
-            host = canonicalise(url).domain
-            yield f'domains."{host}".verify=false'
-        if "--http2" in self._flags:
-            yield "domain.http2=true"
 
 
 def _with_query(url: str, data: str) -> str:
@@ -411,10 +365,11 @@ def _basic(user: str) -> str:
     return f"Basic {b64encode(_bytes(user)).decode()}"
 
 
-def _number(option: str, value: str) -> float:
+def _seconds(value: str) -> float | None:
+    """None: 0, by which curl means no limit."""
     if not re.fullmatch(r"\d+(\.\d+)?(e[+-]?\d+)?", value):
-        raise UsageError(f"{option} {value} of curl is no number", hint=f"{option} 30")
-    return float(value)
+        raise UsageError(f"-m {value} of curl is no number", hint="-m 30")
+    return float(value) or None
 
 
 def _is_undone(value: str) -> bool:

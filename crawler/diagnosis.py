@@ -8,42 +8,45 @@ Invariants: at most one sentence and three commands; each command can be typed a
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from crawler.commands import command, place_of, run_again
+from crawler.commands import GOES_ON, command, not_kept, place_of, run_again, target_of
 from crawler.errors import advice, code_of
 from crawler.wording import duration, plural, share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crawler.summary import Failure, Summary
+    from crawler.failures import Failure
+    from crawler.summary import Summary
 
-__all__ = ["diagnose", "next_commands"]
+__all__ = ["diagnose", "lacking", "next_commands"]
 
-GOES_ON = ("waiting", "interrupted")
-"""States of a run that `crawler run` goes on with."""
-WORTH_AGAIN = ("domain", "request", "spider", "local")
-"""Faults that may end otherwise another time."""
+_RUNS_SPIDER = re.compile("`crawler (?:run|requeue|parse) ").search
 MOST = 3
 """Commands that are told."""
 
 
-def diagnose(summary: Summary) -> str:
-    """One sentence on what mattered most in the run; empty: nothing stands out."""
+def diagnose(summary: Summary, database: str = "") -> str:
+    """One sentence on what mattered most in the run; empty: nothing stands out.
+
+    `database` is the file as the commands in it need it; empty: they are told without.
+    """
     settled = summary.done + summary.failed
     worst = summary.failures[0] if summary.failures else None
     if summary.state == "waiting" and summary.waits_for:
         return f"{plural(summary.queued, 'URL')} wait, first for {summary.waits_for[0]}."
     if summary.unreachable and not summary.done:
-        return _sentence(f"No page came: {summary.unreachable[0]} {_given_up(summary)}")
+        return _sentence(f"No page came: {summary.unreachable[0]} {_given_up(summary, database)}")
     if worst and summary.failed and summary.failed * 10 >= settled:
         failed = share(summary.failed / settled)
-        return _sentence(f"{failed} failed, most with {_advised(summary, worst)}")
+        return _sentence(f"{failed} failed, most with {_advised(summary, database, worst)}")
     if summary.ended_by == "requeue" and summary.queued:
         return f"{plural(summary.queued, 'URL')} to go since they were queued again."
-    if summary.pages > 1 and not summary.items and summary.ended_by != "limit":
-        return "Pages came, but no items: do the selectors still match?"
+    if summary.pages and not summary.items and summary.ended_by != "limit":
+        came = "Pages came" if summary.pages > 1 else "A page came"
+        return f"{came}, but no items: do the selectors match what is there?"
     if summary.evictions > summary.domains and summary.requests > 4 * summary.domains:
         return "Clients were evicted and made again: raise pool.clients."
     if summary.carried >= 50 and summary.reuse < 0.5 and (cause := _closing(summary)):
@@ -55,19 +58,35 @@ def _sentence(text: str) -> str:
     return text if text.endswith("?") else f"{text}."
 
 
-def _advised(summary: Summary, failure: Failure, code: str = "") -> str:
+def _advised(summary: Summary, database: str, failure: Failure, code: str = "") -> str:
     code = code or failure.code
-    host = failure.domain or None
-    hint = advice(code, url=failure.url or None, host=host, spider=summary.spider)
+    hint = advice(
+        code,
+        url=failure.url,
+        host=failure.domain,
+        spider=target_of(_row(summary)),
+        place=place_of(summary.run, summary.spider, database),
+    )
+    if summary.command is None:  # the spider may not be found by its name
+        clauses = [each for each in hint.split("; ") if not _RUNS_SPIDER(each)]
+        hint = "; ".join(clauses)
     return f"{code}: {hint or f'`crawler errors {summary.run}` shows them'}"
 
 
-def _given_up(summary: Summary) -> str:
+def _given_up(summary: Summary, database: str) -> str:
     """What was the matter with the domain that was given up first."""
-    causes = [failure for failure in summary.failures if failure.cause]
-    if not causes:
+    failure, domain = summary.given_up, summary.unreachable[0]
+    if failure is None:
+        failure = next((each for each in summary.failures if each.domain == domain), None)
+    if failure is None or not failure.cause:
         return "could not be reached"
-    return f"was given up with {_advised(summary, causes[0], causes[0].cause)}"
+    return f"was given up with {_advised(summary, database, failure, failure.cause)}"
+
+
+def _row(summary: Summary) -> dict[str, str | None]:
+    """What `crawler.commands` needs of the run."""
+    names = ("spider", "state", "ended_by", "arguments", "command")
+    return {name: getattr(summary, name) for name in names}
 
 
 def _closing(summary: Summary) -> str:
@@ -100,10 +119,10 @@ def next_commands(summary: Summary, database: str = "") -> list[str]:
     commands = []
     if summary.state == "running":
         commands.append(command("status", *place, "--watch"))
-    elif summary.state in GOES_ON or (summary.queued and summary.state == "finished"):
-        resume = summary.state == "finished"
-        again = run_again(summary.spider, summary.arguments, database, resume=resume)
-        commands.append(again)
+    elif _can_go_on(summary):
+        commands.append(run_again(_row(summary), database))
+    if summary.sample and summary.command is not None:
+        commands.append(command("parse", target_of(_row(summary)), summary.sample))
     if summary.failures:
         commands += _about_failures(summary, place)
     if summary.tables and summary.state != "running":
@@ -114,12 +133,25 @@ def next_commands(summary: Summary, database: str = "") -> list[str]:
     return commands[:MOST] or [command("runs", *place[1:])]
 
 
+def _can_go_on(summary: Summary) -> bool:
+    """`crawler run` can: what was begun in code has no command that is known to work."""
+    if summary.command is None:
+        return False
+    return summary.state in GOES_ON or (summary.queued > 0 and summary.state == "finished")
+
+
+def lacking(summary: Summary) -> str:
+    """What is to be added to the command that goes on with the run; empty: nothing."""
+    return not_kept(_row(summary)) if _can_go_on(summary) else ""
+
+
 def _about_failures(summary: Summary, place: Sequence[str]) -> list[str]:
     worst = summary.failures[0]
     known = code_of(worst.code)
     commands = [command("errors", *place)]
     if worst.url:
         commands.append(command("why", worst.url, *place))
-    if known is not None and known.fault in WORTH_AGAIN and summary.failed:
+    is_worth_it = known is not None and known.is_worth_again and summary.failed
+    if is_worth_it and summary.command is not None:
         commands.append(command("requeue", *place, "--code", worst.code))
     return commands

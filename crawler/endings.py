@@ -78,9 +78,9 @@ class Endings:
         self._results: WeakKeyDictionary[Crawl, asyncio.Future[CrawlResult]]
         self._results = WeakKeyDictionary()
         """Of ended runs too, as long as somebody holds them: he may ask late."""
-        self._under_way: set[asyncio.Task[None]] = set()
-        self._unasked: set[Crawl] = set()
-        """Something of them settled since the store was asked whether they are finished."""
+        self._under_way: dict[asyncio.Task[None], Crawl] = {}
+        self._is_broken = False
+        """The store failed, or we did."""
 
     def __repr__(self) -> str:
         return f"<Endings {len(self._results)} awaited, {len(self._under_way)} under way>"
@@ -120,13 +120,14 @@ class Endings:
         elif crawl.is_at_limit:
             self._end_soon(crawl, "limit")
         elif not crawl.seeding:
-            self._unasked.add(crawl)
+            crawl.is_unasked = True
             if not crawl.is_asking:
                 crawl.is_asking = True
                 self._spawn(self._end_if_finished(crawl), crawl)
 
     def broke(self, error: BaseException) -> None:
         """The store failed, or we did: nobody gets a result any more."""
+        self._is_broken = True
         for result in list(self._results.values()):
             if not result.done():
                 result.set_exception(error)
@@ -146,9 +147,9 @@ class Endings:
                 self.stop(crawl, "waiting")
 
     async def aclose(self) -> None:
-        """End every run that is left, and wait for it. Raises what their endings raise."""
+        """End every run that is left, and wait for it. `looked_at` hears of what they raise."""
         for crawl in list(self._crawls.values()):
-            self._end_soon(crawl, crawl.stopping or "signal")
+            self._end_soon(crawl, "error" if self._is_broken else crawl.stopping or "signal")
         while self._under_way:
             await asyncio.wait(self._under_way)
 
@@ -189,8 +190,8 @@ class Endings:
 
     async def _end_if_finished(self, crawl: Crawl) -> None:
         is_finished = False
-        while crawl in self._unasked:  # what settles during a question wants another one
-            self._unasked.discard(crawl)
+        while crawl.is_unasked:  # what settles during a question wants another one
+            crawl.is_unasked = False
             is_finished = await self._store.is_finished(crawl.id)
         crawl.is_asking = False
         if is_finished and not crawl.unfinished:
@@ -201,9 +202,16 @@ class Endings:
             return
         crawl.is_ending = True
         task = self._loop.create_task(self._end(crawl, reason))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        task.add_done_callback(self._looked_at)
+        self._under_way[task] = crawl
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        crawl = self._under_way.pop(task)
+        if task.cancelled():  # by a hook, or with all tasks of the loop: who waits hears of it
+            self._crawls.pop(crawl.id, None)
+            self._left()
+            self._results[crawl].cancel()
+        self._looked_at(task)
 
     async def _end(self, crawl: Crawl, reason: str) -> None:
         for timer in crawl.timers:

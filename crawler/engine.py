@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -24,7 +25,7 @@ from crawler.access import Access, check, open_clients
 from crawler.downloader import Downloader
 from crawler.endings import Endings
 from crawler.errands import Errands
-from crawler.errors import FetchError
+from crawler.errors import FetchError, UsageError
 from crawler.frontier import Frontier
 from crawler.gauges import Gauges
 from crawler.helm import Helm
@@ -112,7 +113,7 @@ class Session:
         self._assemble(wake)
         self._is_stopped = False
         self._heart = loop.call_later(HEARTBEAT_S, self._beat)
-        self._restore_turns = turns.quicken()
+        turns.hasten(self)
 
     def _assemble(self, wake: Callable[[], None]) -> None:
         """What stands on scheduler, frontier and wire."""
@@ -162,7 +163,7 @@ class Session:
         )
 
     @classmethod
-    async def open(cls, db: str | Path | None = None, settings: Settings | None = None) -> Session:
+    async def open(cls, db: str | Path | None = None, settings: Settings | None = None) -> Self:
         """Open a database (None: in memory). Raises StorageError when it cannot be had."""
         store = await open_store(db)
         try:
@@ -203,12 +204,15 @@ class Session:
     ) -> Crawl:
         """Begin a run, or go on with `resume`, without waiting for its end (`ended`).
 
-        `identity` is what a run is found again by; None: the spider's arguments.
+        `identity` is what a run is found again by; None: the spider's arguments. Raises
+        UsageError when `resume` is running here.
         """
         settings = settings or self.settings
         check(settings, self.settings)
         row = await self._row_for(spider, settings, resume, code_hash, identity)
         counts, named = await self.store.count(row.id), await self.store.origins(row.id)
+        if row.id in self._crawls:
+            raise UsageError(f"{row.name} is running in this session", hint="wait for its end")
         crawl = Crawl(
             spider,
             settings,
@@ -220,6 +224,8 @@ class Session:
             is_new_limit=resume is None or resume.state is RunState.FINISHED,
         )
         crawl.queued = crawl.queued_before = counts.get("queued", 0)
+        crawl.failed_before = counts.get("failed", 0)
+        crawl.items_before = counts.get("items", 0)
         self._crawls[row.id] = crawl
         self._wire.forget_shortage()
         self._endings.expect(crawl)
@@ -299,7 +305,7 @@ class Session:
     def _runs_changed(self) -> None:
         """A run has begun or ended: what the open ones ask for holds for all domains."""
         self._access.forget_keys()
-        self._helm.refit()
+        self._helm.changed()
 
     # -- figures ----------------------------------------------------------------------------
 
@@ -397,13 +403,28 @@ class Session:
         self._frontier.beat(now)
         self._helm.poll()
         self._gauges.beat(now)
-        self._helm.show(self.live)
         is_paused = self._wishes.has_paused
         self._endings.judge(now, self._pump, self._frontier, self._wire, is_paused=is_paused)
         self._pump.wake()
+        self._helm.show(self.live)
 
     async def aclose(self) -> None:
-        """Stop what still runs, keep what was done, close everything. Idempotent."""
+        """Stop what still runs, keep what was done, close everything, however often the task
+        that waits is cancelled meanwhile. Idempotent."""
+        cancelled: asyncio.CancelledError | None = None
+        closing = self._loop.create_task(self._close())
+        while not closing.done() or closing.cancelled():
+            if closing.cancelled():  # with all tasks of its loop: what it had begun goes on
+                closing = self._loop.create_task(self._close())
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            closing.exception()  # who has gone does not hear of it
+            raise cancelled
+
+    async def _close(self) -> None:
         self._heart.cancel()
         self._frontier.close()
         self._pump.close()
@@ -411,10 +432,9 @@ class Session:
             task.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
-        try:
+        async with AsyncExitStack() as last:  # each, whatever becomes of the one before it
+            last.callback(turns.restore, self)
+            last.push_async_callback(self.store.aclose)
+            last.callback(self._helm.close)
+            last.push_async_callback(self._clients.aclose)
             await self._endings.aclose()
-        finally:
-            await self._clients.aclose()
-            self._helm.close()
-            await self.store.aclose()
-            self._restore_turns()

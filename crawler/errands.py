@@ -140,7 +140,10 @@ class Errands:
         crawl = errand.crawl
         started_at = time.time()
         try:
-            outcome = await self._wire.send(crawl, slot, errand.request, aside.url)
+            is_robots = not aside.obeys_robots
+            outcome = await self._wire.send(
+                crawl, slot, errand.request, aside.url, is_robots=is_robots
+            )
             verdict = crawl.decide(
                 errand.request,
                 aside.url,
@@ -176,7 +179,9 @@ class Errands:
         try:
             try:
                 bytes_ = crawl.settings.robots.bytes
-                outcome = await self._wire.send(crawl, slot, request, request.url, cut_at=bytes_)
+                outcome = await self._wire.send(
+                    crawl, slot, request, request.url, cut_at=bytes_, is_robots=True
+                )
                 if self.heard is not None:
                     self.heard(request, outcome, None, started_at)
                 if outcome.status not in REDIRECTS:

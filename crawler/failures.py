@@ -3,46 +3,54 @@
 Owns: how errors are grouped and folded, and which cases are listed. Does not own: counting
 (the views of storage), the words of a code (`codes`), drawing (`crawler.cli.errors`).
 
-Invariants: groups come from counters, so they take no time however large the run is;
-equal messages with equal frames are one fold.
+Invariants: causes come from counters, however large the run is; equal messages with equal
+frames are one fold.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from crawler.errors import advice, code_of
+from crawler.codes import code_of
+from crawler.rows import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from crawler.summary import Source
+    from crawler.rows import Record, Source
 
-__all__ = ["Case", "Fold", "Group", "cases", "fold", "group", "groups"]
-
-COLUMNS = "code, domain, count, last_at, message, url, detail"
+__all__ = ["Case", "Failure", "Fold", "cases", "causes", "fold", "groups", "of_callbacks"]
 
 
-@dataclass(slots=True, kw_only=True)
-class Group:
-    """The errors of one code, over all domains."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Errors of one code, over all domains."""
 
     code: str
-    meaning: str
-    """Empty: the code is the spider's own."""
-    hint: str
-    count: int = 0
-    domains: list[tuple[str, int]] = field(default_factory=list)
-    """Most frequent first; an empty name: of no domain, as of a start URL that is none."""
-    message: str = ""
-    url: str | None = None
-    """Of the latest case; None: it was about no request."""
-    detail: str | None = None
-    """The user's frames of the latest case; None: it has none."""
-    gone: int = 0
-    """URLs that failed with the domains that could not be reached."""
+    count: int
+    domain: str
+    """Of the latest one; empty: of none, as of a start URL that is none."""
+    message: str
+    """Of the latest one; empty: none is kept."""
+    url: str = ""
+    """Of the latest one; empty: it was about no request."""
+    detail: str = ""
+    """The user's frames of the latest one's traceback; empty: it has none."""
+    domains: int = 1
+    """How many have it."""
+
+    @property
+    def is_of_callback(self) -> bool:
+        """It came from the spider's own code, or from what that gave."""
+        code = code_of(self.code)
+        is_ours = code is not None and code.fault == "spider"
+        return is_ours or self.code in ("bad-url", "internal")
+
+    @property
+    def cause(self) -> str:
+        """What lies below a code that only says that a domain was given up; else empty."""
+        return self.message.partition(":")[0] if self.code == "domain-unreachable" else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,79 +71,82 @@ class Case:
 class Fold:
     """Cases that say the same."""
 
-    code: str
     message: str
     detail: str | None
     count: int = 0
     urls: list[str] = field(default_factory=list)
 
 
-def groups(source: Source, run: str, **only: str | None) -> list[dict[str, Any]]:
-    """Errors by code and domain, most frequent first; `only` code and domain, where given."""
-    where, values = _where(only)
-    columns, rows = source.query(
-        f"SELECT {COLUMNS} FROM v_errors WHERE run = ?{where} ORDER BY count DESC, code, domain",
-        (run, *values),
+def causes(source: Source, run: str, **only: str | None) -> tuple[Failure, ...]:
+    """Errors by code, the most frequent first; `only` code and domain, where given."""
+    where, values = _where(run, only)
+    rows = records(
+        source,
+        # Beside one max() the other columns are those of its row.
+        "SELECT code, sum(count) AS count, count(*) AS domains, max(last_at) AS at,"
+        " coalesce(domain, '') AS domain, coalesce(message, '') AS message,"
+        " coalesce(url, '') AS url, coalesce(detail, '') AS detail"
+        f" FROM v_errors{where} GROUP BY code ORDER BY 2 DESC, code",
+        *values,
     )
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return tuple(Failure(**{k: v for k, v in row.items() if k != "at"}) for row in rows)
 
 
-def group(rows: Iterable[Mapping[str, Any]], gone: Mapping[str, int], spider: str) -> list[Group]:
-    """These rows by code alone, most frequent first. `gone`: failed URLs by domain."""
-    found: dict[str, Group] = {}
-    latest: Counter[str] = Counter()
-    for row in rows:
-        code = row["code"]
-        if code not in found:
-            known = code_of(code)
-            found[code] = Group(code=code, meaning=known.meaning if known else "", hint="")
-        each, domain = found[code], row["domain"] or ""
-        each.count += row["count"]
-        each.domains.append((domain, row["count"]))
-        if code == "domain-unreachable":
-            each.gone += gone.get(domain, 0)
-        if (row["last_at"] or 0) >= latest[code]:
-            latest[code] = row["last_at"] or 0
-            each.message, each.url, each.detail = row["message"] or "", row["url"], row["detail"]
-            each.hint = advice(code, url=row["url"], host=domain or None, spider=spider)
-    return sorted(found.values(), key=lambda each: (-each.count, each.code))
+def of_callbacks(failed: int, found: Iterable[Failure]) -> int:
+    """How many of the failed requests failed in the spider's own code.
+
+    A request that was given up has one error, which is not the spider's; a page whose
+    callback failed may have several, and never such a one.
+    """
+    return max(0, failed - sum(each.count for each in found if not each.is_of_callback))
+
+
+def groups(source: Source, run: str, **only: str | None) -> list[Record]:
+    """Errors by code and domain, the most frequent first."""
+    where, values = _where(run, only)
+    return records(
+        source,
+        "SELECT code, domain, count, last_at, message, url, detail"
+        f" FROM v_errors{where} ORDER BY count DESC, code, domain",
+        *values,
+    )
 
 
 def cases(source: Source, run: str, **only: str | None) -> Iterator[Case]:
     """The kept errors one by one, latest first; of a domain that was given up, its URLs."""
-    where, values = _where(only)
-    _, rows = source.query(
-        "SELECT code, domain, at, coalesce(message, ''), url, state, detail, request"
-        f" FROM v_problems WHERE run = ?{where} ORDER BY id DESC",
-        (run, *values),
-    )
-    names = ("code", "domain", "at", "message", "url", "state", "detail")
-    for *row, request in rows:
-        case = dict(zip(names, row, strict=True))
-        buried = _buried(source, run, case) if request is None and case["domain"] else []
+    where, values = _where(run, only)
+    for row in records(
+        source,
+        "SELECT code, domain, at, coalesce(message, '') AS message, url, state, detail, request"
+        f" FROM v_problems{where} ORDER BY id DESC",
+        *values,
+    ):
+        request = row.pop("request")
+        buried = _buried(source, run, row) if request is None and row["domain"] else []
         for url in buried:
-            yield Case(**{**case, "url": url, "state": "failed"})
+            yield Case(**{**row, "url": url, "state": "failed"})
         if not buried:
-            yield Case(**case)
+            yield Case(**row)
 
 
-def fold(found: Iterable[Case], most: int) -> list[Fold]:
-    """Cases that say the same, most frequent first; each with at most `most` URLs."""
+def fold(found: Iterable[Case], most: int) -> dict[str, list[Fold]]:
+    """By code the cases that say the same, the most frequent first, with `most` URLs each."""
     folds: dict[tuple[str, str, str | None], Fold] = {}
     for case in found:
-        key = (case.code, _without_url(case), case.detail)
-        each = folds.setdefault(key, Fold(code=case.code, message=case.message, detail=case.detail))
+        said = case.message.replace(case.url, "…") if case.url else case.message
+        each = folds.setdefault(
+            (case.code, said, case.detail), Fold(message=case.message, detail=case.detail)
+        )
         each.count += 1
         if case.url is not None and len(each.urls) < most:
             each.urls.append(case.url)
-    return sorted(folds.values(), key=lambda each: -each.count)
+    by_code: dict[str, list[Fold]] = {}
+    for (code, _, _), each in sorted(folds.items(), key=lambda one: -one[1].count):
+        by_code.setdefault(code, []).append(each)
+    return by_code
 
 
-def _without_url(case: Case) -> str:
-    return case.message.replace(case.url, "…") if case.url else case.message
-
-
-def _buried(source: Source, run: str, case: Mapping[str, Any]) -> list[str]:
+def _buried(source: Source, run: str, case: Mapping[str, object]) -> list[str]:
     """The requests of a domain that failed together."""
     _, rows = source.query(
         "SELECT url FROM requests WHERE run = ? AND domain = ? AND state = 'failed'"
@@ -145,6 +156,6 @@ def _buried(source: Source, run: str, case: Mapping[str, Any]) -> list[str]:
     return [url for (url,) in rows]
 
 
-def _where(only: Mapping[str, str | None]) -> tuple[str, list[str]]:
-    given = {name: value for name, value in only.items() if value is not None}
-    return "".join(f" AND {name} = ?" for name in given), list(given.values())
+def _where(run: str, only: Mapping[str, str | None]) -> tuple[str, list[str]]:
+    given = {"run": run, **{name: value for name, value in only.items() if value is not None}}
+    return " WHERE " + " AND ".join(f"{name} = ?" for name in given), list(given.values())

@@ -17,10 +17,18 @@ from collections import Counter, deque
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
-from crawler.forecast import SOONEST_S, Forecast, Load, forecast
+from crawler.forecast import (
+    LONG_S,
+    SHORT_S,
+    SOONEST_S,
+    Forecast,
+    Load,
+    Rates,
+    Sample,
+    forecast,
+)
 from crawler.live import Answered, DomainLive, Live, RunLive
 from crawler.machine import Machine
-from crawler.rates import LONG_S, SHORT_S, Rates, Sample
 from storage import Queues, StorageError
 
 if TYPE_CHECKING:
@@ -43,7 +51,11 @@ ASKED = 200
 ASK_EVERY_S = 2.0
 ASK_COST = 100
 """Times its own cost that pass between two questions to the store."""
-TROUBLE = ("throttled", "unreachable")
+LOOK_S = 1e-4
+"""Seconds by which each domain beyond FEW puts off the next look at all of them: a look
+costs a hundredth of that for each."""
+FEW = 1_000
+TROUBLE = ("throttled", "unreachable", "failing")
 _NOTHING = Queues()
 
 
@@ -75,6 +87,8 @@ class Gauges:
         self._evictions: deque[tuple[float, int]] = deque(maxlen=64)
         self._is_asking = False
         self._ask_at = 0.0
+        self._looked: tuple[dict[str, int], list[Domain]] = {}, []
+        self._look_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Gauges of {len(self._rates)} runs, {self._machine!r}>"
@@ -104,14 +118,18 @@ class Gauges:
         clients, sockets = self._clients.stats(), self._clients.dialer.sockets.stats()
         used = clients.new_connections + clients.reused_connections
         queued = self._queued()
-        states, first = self._look(now, queued)
+        if now >= self._look_at:
+            self._looked = self._look(now, queued)
+            beyond = sum(self._looked[0].values()) - FEW
+            self._look_at = now + LOOK_S * max(0, beyond)
+        states, first = self._looked
         stored = self._store.stats()
         return Live(
             at=time.time(),
             pid=os.getpid(),
             database=self._store.path or "",
             runs=tuple(self._run(crawl, now) for crawl in self._crawls.values()),
-            domains=tuple(self._domain(d, state, queued, now) for d, state in first),
+            domains=tuple(self._domain(domain, queued, now) for domain in first),
             domains_total=sum(states.values()),
             states=states,
             on_wire=self._scheduler.on_wire,
@@ -135,15 +153,11 @@ class Gauges:
             answers=tuple(answers),
         )
 
-    def stats(self) -> dict[str, float]:
-        """When the store may be asked next, and how many runs are watched."""
-        return {"runs": len(self._rates), "ask_at": self._ask_at}
-
     # -- gathering --------------------------------------------------------------------------
 
     def _note(self, crawl: Crawl, now: float) -> None:
         settled = crawl.queued_before + crawl.found - crawl.queued
-        sample = Sample(now, crawl.delivered, crawl.items, settled, crawl.found)
+        sample = Sample(now, crawl.pages, crawl.items, settled, crawl.found)
         self._rates[crawl.id].note(sample)
 
     async def _ask(self) -> None:
@@ -176,11 +190,11 @@ class Gauges:
             spider=crawl.spider.name,
             state="stopping" if crawl.stopping is not None or crawl.is_ending else state,
             seconds=time.time() - crawl.began_at,
-            pages=crawl.delivered,
+            pages=crawl.pages,
             pages_before=crawl.done_before,
-            items=crawl.items,
+            items=crawl.items_before + crawl.items,
             errors=crawl.errors,
-            failed=crawl.failed,
+            failed=crawl.failed_before + crawl.failed,
             retries=crawl.retries,
             waiting=self._queues.get(crawl.id, _NOTHING).waiting,
             queued=max(0, crawl.queued),
@@ -206,7 +220,7 @@ class Gauges:
             queued=max(0, crawl.queued),
             moved=rates.over(LONG_S),
             loads=loads,
-            pages_left=crawl.pages_left,
+            pages_left=_pages_left(crawl),
         )
 
     # -- domains ----------------------------------------------------------------------------
@@ -222,26 +236,31 @@ class Gauges:
 
     def _look(
         self, now: float, queued: dict[str, tuple[int, int]]
-    ) -> tuple[dict[str, int], list[tuple[Domain, str]]]:
+    ) -> tuple[dict[str, int], list[Domain]]:
         """How many domains are in each state, and those that matter most: trouble, then
         the longest queues."""
-        are_paused = bool(self._crawls) and all(c.is_paused for c in self._crawls.values())
+        states: Counter[str] = Counter()
         found = []
         for n, domain in enumerate(self._scheduler.domains()):
-            state = "paused" if are_paused else _state(domain, now)
             rows, waiting = queued.get(domain.name, (0, 0))
-            if state == "idle" and waiting:
-                state = "waiting"
+            state = self._state(domain, rows, waiting, now)
+            states[state] += 1
             is_trouble = state in TROUBLE and (rows or domain.active or domain.version >= 0)
-            found.append((bool(is_trouble), rows, domain.meter.requests, -n, domain, state))
-        states = Counter(entry[5] for entry in found)
-        first = nlargest(SHOWN, found)
-        return dict(states), [(entry[4], entry[5]) for entry in first]
+            found.append((bool(is_trouble), rows, domain.meter.requests, -n, domain))
+        return dict(states), [entry[4] for entry in nlargest(SHOWN, found)]
 
-    def _domain(
-        self, domain: Domain, state: str, queued: dict[str, tuple[int, int]], now: float
-    ) -> DomainLive:
+    def _state(self, domain: Domain, rows: int, waiting: int, now: float) -> str:
+        if self._crawls and all(crawl.is_paused for crawl in self._crawls.values()):
+            return "paused"
+        state = _state(domain, now)
+        crawls = self._crawls.values()
+        if state == "idle" and rows and crawls and all(crawl.stopping for crawl in crawls):
+            return "stopping"
+        return "waiting" if state == "idle" and waiting else state
+
+    def _domain(self, domain: Domain, queued: dict[str, tuple[int, int]], now: float) -> DomainLive:
         pace, meter = domain.pace, domain.meter
+        state = self._state(domain, *queued.get(domain.name, (0, 0)), now)
         times = meter.percentiles(0.5, 0.95)
         until = pace.next_at - now
         rows = queued[domain.name][0] if domain.name in queued else _in_memory(domain)
@@ -269,6 +288,12 @@ class Gauges:
         )
 
 
+def _pages_left(crawl: Crawl) -> int | None:
+    """Good pages to the limit, which counts those whose callback fails too."""
+    left = crawl.pages_left
+    return left and round(left * crawl.pages / (crawl.delivered or 1))
+
+
 def _net(rates: Rates) -> float | None:
     """Rows a second by which the queue grows; None: too early to say."""
     moved = rates.over(LONG_S)
@@ -286,6 +311,8 @@ def _state(domain: Domain, now: float) -> str:
         return "robots"
     if domain.in_line:
         return "in-line"
+    if domain.meter.is_failing and (domain.active or domain.version >= 0):
+        return "failing"
     if domain.version >= 0:
         return "waiting" if pace.next_at > now else "ok"
     return "ok" if domain.active else "idle"
@@ -305,4 +332,5 @@ def _load(domain: Domain, rows: int, now: float) -> Load:
         answer_s=times[0] if times else 0.0,
         concurrency=domain.pace.concurrency,
         rest_s=max(0.0, domain.pace.rests_until - now),
+        rate=domain.meter.lasting_rate(now) if domain.meter.problem else 0.0,
     )

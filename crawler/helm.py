@@ -23,7 +23,7 @@ from crawler.wishes import MOST_CHANGES, Change
 from crawler.wording import plural, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from crawler.live import Live
     from crawler.run import Crawl
@@ -36,7 +36,8 @@ __all__ = ["KEPT_ANSWERS", "Helm"]
 
 log = logging.getLogger("crawler")
 
-KEPT_ANSWERS = 20
+KEPT_ANSWERS = 100
+"""Answers shown, so that as many commands of one second find theirs."""
 
 
 class Refused(Exception):
@@ -91,7 +92,7 @@ class Helm:
         try:
             self._beside.show(encode(live()))
             self._is_shown = True
-        except OSError as error:
+        except (OSError, ValueError) as error:  # of a name that is no text, as of a full disk
             if self._is_shown:
                 log.warning("`crawler status` cannot see this crawl: %s", error)
             self._is_shown = False
@@ -108,20 +109,23 @@ class Helm:
             return self._change(command)
         if command.domain is not None:
             return self._pause_domain(command, crawls)
-        if command.action == "resume" and command.run is None:
-            self._wishes.end("paused")
-            self.refit()
-        for crawl in crawls:
-            {"pause": self._pause, "resume": self._resume, "stop": self._end}[command.action](crawl)
-        self._woke()
+        if command.action == "stop":
+            for crawl in crawls:
+                self._stop(crawl, "stopped")
+        else:
+            crawls = [crawl for crawl in crawls if crawl.stopping is None]
+            self._pause_runs(command, crawls)
         done = {"pause": "paused", "resume": "goes on", "stop": "stopping"}[command.action]
         return f"{', '.join(crawl.row.name for crawl in crawls)} {done}"
 
-    def refit(self) -> None:
-        """Runs, or what they ask, have changed: every pace keeps to what holds now."""
-        now = self._wire.clock()
+    def changed(self) -> None:
+        """A run has begun or ended: every pace keeps to what holds now."""
         self._wishes.forget()
-        for domain in self._scheduler.domains():
+        self._refit(self._scheduler.domains())
+
+    def _refit(self, domains: Iterable[Domain]) -> None:
+        now = self._wire.clock()
+        for domain in domains:
             domain.pace.adapt(self._wishes.pace_for(domain.name))
             self._scheduler.repaced(domain, now)
         self._woke()
@@ -132,10 +136,6 @@ class Helm:
             crawl.is_paused = False
             self._wire.forget_shortage()
             self._scheduler.proceed(crawl.id, self._wire.clock())
-
-    def stats(self) -> dict[str, int]:
-        """Changes that hold, by kind."""
-        return self._wishes.stats()
 
     # -- inside -----------------------------------------------------------------------------
 
@@ -148,8 +148,8 @@ class Helm:
         except Refused as refusal:
             what = "" if isinstance(command, str) else f"{command}: "
             text, is_done = f"{what}{refusal}", False
-        told = log.info if is_done else log.warning
-        told("command %d %s: %s", line.number, "done" if is_done else "refused", printable(text))
+        came = "done" if is_done else "refused"
+        log.info("command %d %s: %s", line.number, came, printable(text))
         return Answered(number=line.number, is_done=is_done, text=text)
 
     def _meant(self, command: Command) -> list[Crawl]:
@@ -163,20 +163,20 @@ class Helm:
             raise Refused(f"{command.run} is not running here (running: {running})")
         return named
 
-    def _pause(self, crawl: Crawl) -> None:
-        if crawl.stopping is not None:
-            raise Refused(f"{crawl.row.name} is being stopped")
-        if not crawl.is_paused:
-            crawl.is_paused = True
-            self._scheduler.pause(crawl.id)
-
-    def _resume(self, crawl: Crawl) -> None:
-        if crawl.stopping is not None:
-            raise Refused(f"{crawl.row.name} is being stopped")
-        self.proceed(crawl)
-
-    def _end(self, crawl: Crawl) -> None:
-        self._stop(crawl, "stopped")
+    def _pause_runs(self, command: Command, crawls: list[Crawl]) -> None:
+        """Pause runs, or let them go on: then no domain is paused either, where all may."""
+        if not crawls:
+            raise Refused(f"{command.run or 'the crawl'} is being stopped")
+        if command.action == "resume" and command.run is None:
+            self._wishes.change(Change("paused", None, None), False)
+            self._refit(self._scheduler.domains())
+        for crawl in crawls:
+            if command.action == "resume":
+                self.proceed(crawl)
+            elif not crawl.is_paused:
+                crawl.is_paused = True
+                self._scheduler.pause(crawl.id)
+        self._woke()
 
     def _pause_domain(self, command: Command, crawls: list[Crawl]) -> str:
         if command.run is not None and len(crawls) < len(self._crawls):
@@ -200,9 +200,9 @@ class Helm:
 
     def _refitted(self, command: Command) -> str:
         """Let it hold, and say for whom it does."""
-        self.refit()
         met = list(self._scheduler.domains())
         means = [d for d in met if command.domain is None or matches(command.domain, d.name)]
+        self._refit(means)
         if not means:
             like = nearest(command.domain or "", [domain.name for domain in met])
             hint = f"; did you mean {like}?" if like else ""

@@ -22,14 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = [
-    "Layer",
-    "environment_layer",
-    "file_layers",
-    "flag_layer",
-    "resolve",
-    "variables",
-]
+__all__ = ["Layer", "environment_layer", "file_layers", "flag_layer", "resolve"]
 
 PEM_HOLDS = {
     "ca_file": "at least one certificate",
@@ -97,7 +90,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
 
     Raises SettingsError for a CRAWLER_* variable that is no setting.
     """
-    names = variables()
+    names = {f"CRAWLER_{key.replace('.', '_').upper()}": key for key in setting_types()}
     values = {}
     for name, value in environ.items():
         if not name.startswith("CRAWLER_"):
@@ -108,11 +101,6 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
             )
         values[names[name]] = value
     return Layer("environment", values)
-
-
-def variables() -> dict[str, str]:
-    """Name of every variable that sets something to the setting's key; tables have none."""
-    return {f"CRAWLER_{key.replace('.', '_').upper()}": key for key in setting_types()}
 
 
 def flag_layer(pairs: Iterable[str], origin: str = "-s") -> Layer:

@@ -21,8 +21,9 @@ class DomainLive(Struct, frozen=True, kw_only=True):
 
     domain: str
     state: str
-    """ok, waiting (for its pace), in-line (for a client), throttled, unreachable, robots
-    (its robots.txt is being fetched), paused, idle."""
+    """ok, waiting (for its pace), in-line (for a client), throttled, unreachable, failing
+    (no request of late brought an answer but 5xx), robots (its robots.txt is being fetched),
+    paused, stopping (its queue is left for later), idle."""
     wait_s: float | None = None
     """Seconds until its next start, when it waits for that; None: it does not."""
     queued: int = 0
@@ -36,13 +37,14 @@ class DomainLive(Struct, frozen=True, kw_only=True):
     delay: float = 0.0
     """Seconds between two starts."""
     requests: int = 0
-    """Requests that ended since the session began."""
+    """Requests that ended since the session met it; of thousands without work it forgets some."""
     rate: float = 0.0
     """Answers per second over the last 10 s."""
     p50_s: float | None = None
     """Half of the answers' first bytes came within this; None: no answer yet."""
     p95_s: float | None = None
     s2xx: int = 0
+    """Answers by class of status, without those of robots.txt; so the next three."""
     s3xx: int = 0
     s4xx: int = 0
     s5xx: int = 0
@@ -66,14 +68,14 @@ class RunLive(Struct, frozen=True, kw_only=True):
     seconds: float
     """Since the session began with it."""
     pages: int
-    """Delivered since then."""
+    """Pages stored since then whose callback did not fail; redirects are none."""
     pages_before: int
-    """Delivered by earlier sessions of the run."""
+    """The same of earlier sessions of the run."""
     items: int
     errors: int
-    """Pages whose callback raised."""
+    """Of the failed ones, pages whose callback raised, since the session began."""
     failed: int
-    """Requests given up."""
+    """Requests given up, and pages whose callback failed: rows in the state failed."""
     retries: int
     waiting: int
     """Rows that wait for an instant (a retry, `not_before`)."""
@@ -116,7 +118,8 @@ class Live(Struct, frozen=True, kw_only=True):
     database: str
     runs: tuple[RunLive, ...]
     domains: tuple[DomainLive, ...]
-    """Those that matter most, first: trouble, then the longest queues; at most 50."""
+    """Those that matter most, first: trouble, then the longest queues; at most 50. Of many
+    thousand domains these are chosen every few seconds, and counted by state as often."""
     domains_total: int
     states: dict[str, int]
     """State to number of domains, all of them."""
@@ -148,7 +151,7 @@ class Live(Struct, frozen=True, kw_only=True):
     shortage: str | None = None
     """What this machine lacks while nothing can be sent; None: nothing."""
     answers: tuple[Answered, ...] = ()
-    """The last 20 steering commands."""
+    """The last 100 steering commands."""
 
 
 def encode(live: Live) -> bytes:

@@ -13,6 +13,7 @@ import importlib
 import inspect
 import sys
 import traceback
+from contextlib import redirect_stdout
 from hashlib import blake2b, sha256
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-__all__ = ["BUNDLED", "Broken", "Found", "Listing", "code_hash", "find", "listing"]
+__all__ = ["BUNDLED", "Broken", "Found", "Listing", "code_hash", "find", "listing", "twins"]
 
 BUNDLED = {"pages": "crawler.pages"}
 """Spiders that work wherever crawler is installed: name to module."""
@@ -98,6 +99,18 @@ def listing(folder: Path | str = "spiders") -> Listing:
     return Listing(tuple(spiders), tuple(broken), len(files))
 
 
+def twins(known: Listing) -> list[str]:
+    """A sentence for each name that several spiders have: only one of them can be meant."""
+    places: dict[str, list[str]] = {}
+    for entry in known.spiders:
+        places.setdefault(entry.name, []).append(f"{entry.file}:{entry.spider.__name__}")
+    return [
+        f"{len(files)} spiders are called `{name}`: {', '.join(files)}"
+        for name, files in places.items()
+        if len(files) > 1
+    ]
+
+
 def code_hash(spider: type[Spider]) -> str:
     """SHA-256 (hex) of the files that define the spider and its parents.
 
@@ -143,17 +156,20 @@ def _chosen(name: str, known: Listing, folder: Path) -> type[Spider]:
         )
     names = [entry.name for entry in known.spiders]
     looked = f"looked at {_counted(known.files, 'file')}; {_counted(len(names), 'spider')}: "
+    file = folder / f"{name}.py"
+    inside = [entry.name for entry in known.spiders if entry.file == file]
+    if file.is_file() and not inside and file not in [each.file for each in known.broken]:
+        raise SpiderLoadError(f"{file} has no spider", hint="a spider is a subclass of Spider")
     message = f"spider `{name}` not found in {folder}/ ({looked}{', '.join(names)})"
     best = nearest(name, names)
-    if best is not None:
+    if inside:
+        hint = f"{file} holds `{'`, `'.join(inside)}` (names come from the class)"
+    elif best is not None:
         hint = f"did you mean `{best}`?"
     elif known.broken:
         hint = f"{known.broken[0].told()}; is it in there?"
     else:
-        is_host = "." in name or ":" in name
         hint = f"`crawler list`, or give a file: `crawler run path/to/{name}.py`"
-        if is_host:
-            hint = f"for a URL give the scheme: crawler run pages http://{name}"
     raise SpiderLoadError(message, hint=hint)
 
 
@@ -233,7 +249,8 @@ def _load(file: Path) -> ModuleType | Broken:
         return Broken(file, None, "not a Python file", "its name must end in .py")
     module = sys.modules[name] = module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with redirect_stdout(sys.stderr):  # what a file prints is no data of a command
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         return _broken(file, path, error)

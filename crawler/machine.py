@@ -50,10 +50,6 @@ class Machine:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
-    def stats(self) -> dict[str, float | None]:
-        """The figures."""
-        return {"descriptors": self.descriptors, "memory": self.memory, "cpu": self.cpu}
-
 
 def _cpu_s() -> float:
     times = os.times()

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from math import ceil, frexp, ldexp
 
-__all__ = ["LATELY", "WELL_AGAIN", "Meter", "bounds_of", "bucket_of"]
+__all__ = ["FAILING", "LATELY", "WELL_AGAIN", "Meter", "bounds_of", "bucket_of"]
 
 BUCKETS = 96
 """Four an octave, from 61 µs to 1,024 s; what lies outside counts in the first or last."""
@@ -27,6 +27,9 @@ CELL_S = 10.0
 """Seconds over which the rate is told."""
 WELL_AGAIN = 100
 """Good answers in a row after which a problem is over."""
+FAILING = 3
+"""Requests in a row without a usable answer after which a domain is called failing."""
+MINUTE_S = 60.0
 MOST_CODES = 16
 MOST_TEXT = 200
 
@@ -53,9 +56,13 @@ class Meter:
         "_codes",
         "_first_at",
         "_good",
+        "_minute",
         "_now",
+        "_pages",
+        "_pages_before",
         "_timed",
         "_times",
+        "_unanswered",
         "errors",
         "problem",
         "problem_text",
@@ -67,7 +74,8 @@ class Meter:
         self.requests = 0
         """Requests that ended, robots.txt and those of `Spider.fetch` included."""
         self.statuses = [0] * 6
-        """Answers by the hundreds of their status; what is above 599 counts as 5xx."""
+        """Answers by the hundreds of their status; what is above 599 counts as 5xx. Those of
+        robots.txt are not among them."""
         self.errors = 0
         """Requests that ended without an answer."""
         self.problem = ""
@@ -75,6 +83,8 @@ class Meter:
         self.problem_text = ""
         self._codes: dict[str, int] = {}
         self._good = 0
+        self._unanswered = 0
+        self._minute = self._pages = self._pages_before = 0
         self._times = array("I")
         """Answers by bucket; empty until the first one came."""
         self._timed = 0
@@ -86,13 +96,21 @@ class Meter:
     def __repr__(self) -> str:
         return f"<Meter {self.requests} requests, {self.errors} errors {self.problem}>"
 
-    def ended(self, now: float, status: int | None, ttfb_s: float | None) -> None:
+    def ended(
+        self, now: float, status: int | None, ttfb_s: float | None, *, is_robots: bool = False
+    ) -> None:
         """A request has ended: with a status, or (None) without an answer."""
         self.requests += 1
         if status is None:
             self.errors += 1
+            self._unanswered += 1
             return
-        self.statuses[status // 100 if status < 600 else 5] += 1
+        self._unanswered = self._unanswered + 1 if status >= 500 else 0
+        if not is_robots:
+            self.statuses[status // 100 if status < 600 else 5] += 1
+            if status < 400:
+                self._turn_minute(now)
+                self._pages += 1
         cell = int(now / CELL_S)
         if cell != self._cell:
             self._turn(cell, now)
@@ -124,6 +142,19 @@ class Meter:
     def problem_count(self) -> int:
         """How often the last problem's code came since all was well."""
         return self._codes.get(self.problem, 0)
+
+    @property
+    def is_failing(self) -> bool:
+        """What was asked last, several times in a row, brought no answer but 5xx."""
+        return self._unanswered >= FAILING
+
+    def lasting_rate(self, now: float) -> float:
+        """Pages and redirects per second of this minute and the last, rests included."""
+        if self._first_at is None:
+            return 0.0
+        self._turn_minute(now)
+        begin = max(self._first_at, (self._minute - 1) * MINUTE_S)
+        return (self._pages + self._pages_before) / max(1.0, now - begin)
 
     def rate(self, now: float) -> float:
         """Answers per second over the last 10 s, about; over less for a newcomer."""
@@ -162,6 +193,13 @@ class Meter:
         self._before = self._now if cell == self._cell + 1 else 0
         self._now = 0
         self._cell = cell
+
+    def _turn_minute(self, now: float) -> None:
+        minute = int(now / MINUTE_S)
+        if minute != self._minute:
+            self._pages_before = self._pages if minute == self._minute + 1 else 0
+            self._pages = 0
+            self._minute = minute
 
     def _make_room(self) -> None:
         """Make the buckets for the first answer; later, let what is old count half."""

@@ -1,8 +1,8 @@
 """Selectors that match nothing: how often each was asked, and where it stops matching.
 
 Owns: the record of what was asked of a page (`Asked`), the steps of a selector with the
-matches of each (`explain`), a selector like it that does match. Does not own: selecting
-(`node`), which changes nothing here but for the question being told.
+matches of each, a class or an id like the one that is written. Does not own: selecting
+(`node`).
 
 Invariants: a selector is a miss only if it never matched; explaining asks the page again
 and changes nothing.
@@ -11,7 +11,6 @@ and changes nothing.
 from __future__ import annotations
 
 import re
-from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, NamedTuple
 
 from crawler.errors import SpiderError, nearest
@@ -19,21 +18,14 @@ from crawler.errors import SpiderError, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from crawler.node import Node, Selectable
+    from crawler.node import Selectable
 
 __all__ = ["Asked", "Miss", "Step", "explain", "steps_of"]
 
 MOST_SELECTORS = 1_000
-LEAST = 3
-"""Letters of a name that may be a mistyped one: `a` is not like `p`."""
-LIKE_A_TAG = 0.75
-_SIMPLE = re.compile(
-    r"(?:[\w-]|\\.|[^\x00-\x7f])+|\*"
-    r"|[.#](?:[\w-]|\\.|[^\x00-\x7f])+"
-    r"|\[(?:[^\]\"']|\"[^\"]*\"|'[^']*')*\]"
-    r"|:[\w-]+(?:\([^()]*\))?"
-)
-_ATTRIBUTE = re.compile(r"\[\s*([\w-]+)").match
+MOST_NODES = 1_000
+"""Of a page, whose names are compared with a mistyped one."""
+_NAME = re.compile(r"([.#])((?:[\w-]|[^\x00-\x7f])+)")
 
 
 class Step(NamedTuple):
@@ -50,22 +42,19 @@ class Miss(NamedTuple):
     asked: int
     """How often."""
     steps: tuple[Step, ...]
-    """Its beginnings, shortest first; the last one is itself, or the first without a match."""
+    """Its beginnings, shortest first, up to the first without a match; of a list of
+    selectors those of the first."""
     near: Step | None
     """One like it that matches; None: none was found."""
-    is_looser: bool = False
-    """The one like it is the same with a condition less."""
 
     @property
     def told(self) -> str:
         """Where it stops matching, in one line; empty: that cannot be told."""
         last = self.steps[-2:] if len(self.steps) > 1 else ()
-        steps = [f"{step.selector} matches {step.matches}" for step in last]
-        if self.near is not None and self.is_looser:
-            steps.append(f"{self.near.selector} matches {self.near.matches}")
-        elif self.near is not None:
-            steps.append(f"did you mean {self.near.selector} ({self.near.matches})?")
-        return "; ".join(dict.fromkeys(steps))
+        told = [f"{step.selector} matches {step.matches}" for step in last]
+        if self.near is not None:
+            told.append(f"did you mean {self.near.selector} ({self.near.matches})?")
+        return "; ".join(told)
 
 
 class Asked:
@@ -100,43 +89,29 @@ class Asked:
 
 
 def explain(selector: str, where: Selectable, *, asked: int = 1) -> Miss:
-    """Where a selector that matches nothing stops matching. Raises SpiderError for a bad one.
-
-    Of a list of selectors it is the first one that looks mistyped, else the first.
-    """
-    misses = [_explained(each, where) for each in _listed(selector)]
-    chosen = next((miss for miss in misses if miss.near and not miss.is_looser), misses[0])
-    return chosen._replace(selector=selector, asked=asked)
-
-
-def _explained(selector: str, where: Selectable) -> Miss:
+    """Where a selector that matches nothing stops matching."""
     steps: list[Step] = []
-    near, is_looser = None, False
-    for step in steps_of(selector):
-        matches = len(where.css(step))
-        steps.append(Step(step, matches))
-        if not matches:
-            before = steps[-2].selector if len(steps) > 1 else ""
-            near, is_looser = _near(step, before, selector.strip()[len(step) :], where)
+    near = None
+    for step in (known := steps_of(selector)):
+        steps.append(Step(step, _matches(step, where)))
+        if not steps[-1].matches:
+            base = steps[-2].selector if len(steps) > 1 else ""
+            near = _near(base, step[len(base) :], known[-1][len(step) :], where)
             break
-    return Miss(selector, 1, tuple(steps), near, is_looser)
+    return Miss(selector, asked, tuple(steps), near)
 
 
 def steps_of(selector: str) -> list[str]:
-    """`div.a > p b` as `div.a`, `div.a > p`, `div.a > p b`; a list of selectors has none."""
+    """`div.a > p b` as `div.a`, `div.a > p`, `div.a > p b`; a list ends at its first comma."""
     text = selector.strip()
-    marks = list(_marks(text))
-    if any(text[place] == "," for place in marks):
-        return []
-    steps = [text[:end].rstrip() for end in [*filter(None, marks), len(text)]]
+    ends: list[int] = []
+    for place in _marks(text):
+        if text[place] == ",":
+            text = text[:place]
+            break
+        ends.append(place)
+    steps = [text[:end].rstrip() for end in [*filter(None, ends), len(text)]]
     return [step for step in dict.fromkeys(steps) if step and step[-1] not in ">+~"]
-
-
-def _listed(selector: str) -> list[str]:
-    """The selectors of a list, `a, b` as `a` and `b`."""
-    ends = [place for place in _marks(selector) if selector[place] == ","]
-    starts = [0, *(end + 1 for end in ends)]
-    return [selector[start:end].strip() for start, end in zip(starts, [*ends, None], strict=True)]
 
 
 def _marks(text: str) -> Iterator[int]:
@@ -157,63 +132,38 @@ def _marks(text: str) -> Iterator[int]:
             yield place
 
 
-def _near(step: str, before: str, rest: str, where: Selectable) -> tuple[Step | None, bool]:
-    """A selector like `step` that matches, with the rest behind it when that matches too;
-    and whether it is only looser."""
-    for changed, is_looser in _changed(step, before, where):
-        for candidate in dict.fromkeys((changed + rest, changed)):
-            if matches := _count(candidate, where):
-                return Step(candidate, matches), is_looser
-    return None, False
+def _near(base: str, step: str, rest: str, where: Selectable) -> Step | None:
+    """A class or an id of the step in place of which the page has one that is much like it;
+    with the rest of the selector where that matches too."""
+    for found in reversed(list(_NAME.finditer(step))):
+        mark, written = found.groups()
+        before, after = base + step[: found.start()], step[found.end() :]
+        name = nearest(written, _names(mark, f"{_open(before)}{after}", where))
+        for candidate in (f"{before}{mark}{name}{after}{rest}", f"{before}{mark}{name}{after}"):
+            if name and (matches := _matches(candidate, where)):
+                return Step(candidate, matches)
+    return None
 
 
-def _changed(step: str, before: str, where: Selectable) -> Iterator[tuple[str, bool]]:
-    """Forms of a step that its page might have: a name like one that is written there, then
-    a descendant for a child, then, marked as looser, with one condition less."""
-    glue = re.match(r"[\s>+~]*", step[len(before) :])
-    base = before + (glue[0] if glue else "")
-    simples = _SIMPLE.findall(step[len(base) :])
-    looser = []
-    for n in reversed(range(len(simples))):
-        others = simples[:n] + simples[n + 1 :]
-        kept = base + ("".join(others) or "*")
-        found = _found(kept, where)
-        if not found:
-            continue
-        written = simples[n].lstrip(".#")
-        name = nearest(written, _names(simples[n], found)) if len(written) >= LEAST else None
-        if name and (simples[n] != written or _is_typo(written, name)):
-            mark = simples[n][0] if simples[n][0] in ".#" else ""
-            yield base + "".join([*simples[:n], mark + name, *simples[n + 1 :]]), False
-        if others:
-            looser.append(kept)
-    if base.rstrip().endswith((">", "+", "~")):
-        yield f"{before} {step[len(base) :]}", False
-    yield from ((kept, True) for kept in looser)
+def _open(before: str) -> str:
+    """With any element where none is named."""
+    return before if before and before[-1] not in " >+~" else f"{before}*"
 
 
-def _is_typo(written: str, tag: str) -> bool:
-    """Tags are short, and many are like another: `article` is not `title`."""
-    return SequenceMatcher(None, written, tag).ratio() >= LIKE_A_TAG
-
-
-def _names(simple: str, nodes: list[Node]) -> set[str]:
-    """What stands on these nodes in the place of a class, an id, an attribute or a tag."""
-    if simple[0] == ".":
-        return {name for node in nodes for name in node.attributes.get("class", "").split()}
-    if simple[0] == "#":
-        return {node.attributes["id"] for node in nodes if "id" in node.attributes}
-    if simple[0] in "[:":
-        return set()
-    return {node.raw.tag or "" for node in nodes}
-
-
-def _found(selector: str, where: Selectable) -> list[Node]:
+def _names(mark: str, selector: str, where: Selectable) -> set[str]:
+    """Classes or ids of what a selector matches."""
+    attribute = "class" if mark == "." else "id"
     try:
-        return where.css(selector)
+        nodes = where.css(selector)
     except SpiderError:
-        return []
+        return set()
+    return {
+        name for node in nodes[:MOST_NODES] for name in node.attributes.get(attribute, "").split()
+    }
 
 
-def _count(selector: str, where: Selectable) -> int:
-    return len(_found(selector, where))
+def _matches(selector: str, where: Selectable) -> int:
+    try:
+        return len(where.css(selector))
+    except SpiderError:  # a beginning that is no selector by itself
+        return 0

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from crawler.errors import NoMatch, SpiderError
+from crawler.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,7 +159,7 @@ class Node(Selectable):
 
     def __repr__(self) -> str:
         shown = " ".join(f'{name}="{value}"' for name, value in self.attributes.items())
-        return f"<Node {self.raw.tag}{' ' if shown else ''}{shown}>"
+        return printable(f"<Node {self.raw.tag}{' ' if shown else ''}{shown}>")
 
 
 @lru_cache(maxsize=1024)

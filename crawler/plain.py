@@ -1,7 +1,7 @@
 """A page as people read it: its visible text by lines, or Markdown.
 
-Owns: which elements begin a line and which are not shown. Does not own: parsing
-(`response`), the rules of Markdown (markdownify, the extra `md`).
+Owns: which elements stand on lines of their own and which are not shown. Does not own: the
+rules of Markdown (markdownify, the extra `md`).
 
 Invariants: nothing of scripts and styles is shown; a page that is no HTML is its text; a
 deep tree costs no recursion; links in Markdown are absolute.
@@ -17,33 +17,25 @@ from crawler.errors import FetchError, UsageError
 from crawler.urls import join
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from selectolax.lexbor import LexborNode
+    from selectolax.lexbor import LexborHTMLParser
 
     from crawler.response import Response
 
 __all__ = ["is_textual", "markdown_of", "text_of", "title_of"]
 
-HIDDEN = frozenset(
-    (
-        *("head", "script", "style", "template", "noscript", "-comment", "!doctype"),
-        *("svg", "math", "object", "iframe", "audio", "video", "canvas", "datalist"),
-    )
+HIDDEN = (
+    "head, script, style, template, noscript, svg, math, object, iframe, audio, video, canvas,"
+    " datalist, [hidden]"
 )
-LINES = frozenset(
-    (
-        *("address", "article", "aside", "blockquote", "body", "br", "center", "dd", "details"),
-        *("dialog", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form"),
-        *("h1", "h2", "h3", "h4", "h5", "h6", "header", "hgroup", "hr", "legend", "li", "main"),
-        *("menu", "nav", "ol", "optgroup", "option", "p", "section", "search", "select"),
-        *("summary", "table", "tbody", "tfoot", "thead", "tr", "ul", "pre"),
-    )
+LINES = (
+    "address, article, aside, blockquote, br, center, dd, details, dialog, div, dl, dt, fieldset,"
+    " figcaption, figure, footer, form, h1, h2, h3, h4, h5, h6, header, hgroup, hr, legend, li,"
+    " main, menu, nav, ol, optgroup, option, p, pre, search, section, select, summary, table,"
+    " tbody, tfoot, thead, tr, ul"
 )
 """Elements that stand on lines of their own."""
-CELLS = frozenset(("td", "th"))
+BREAK = "\x1e"
 TEXTUAL = ("text/", "application/json", "application/xml", "application/javascript")
-_SPACE = re.compile(r"[ \t\n\r\f]+")
 
 
 def is_textual(page: Response) -> bool:
@@ -65,46 +57,25 @@ def text_of(page: Response) -> str:
     """The visible text of a page, one line for each block; of what is no HTML its text."""
     if not page.is_html:
         return page.text
-    lines, line = [], ""
-    for part in _parts(page.css("html")[0].raw):
-        if part == "\n":
-            lines.append(line)
-            line = ""
-        else:
-            line += part
-    lines.append(line)
-    shown = [_SPACE.sub(" ", line).strip() for line in lines]
-    return "\n".join(line for line in shown if line)
+    tree = _copy(page, HIDDEN)
+    for node in tree.css(LINES):
+        node.insert_before(BREAK)
+        node.insert_after(BREAK)
+    for node in tree.css("td, th"):
+        node.insert_after(" ")
+    text = tree.body.text() if tree.body is not None else ""
+    lines = (" ".join(line.split()) for line in text.split(BREAK))
+    return "\n".join(line for line in lines if line)
 
 
-def _parts(root: LexborNode) -> Iterator[str]:
-    """Texts in their order, with a line break wherever a block begins or ends."""
-    node: LexborNode | None = root
-    while node is not None:
-        is_shown = node.tag not in HIDDEN and "hidden" not in node.attributes
-        if node.tag == "-text":
-            yield node.text_content or ""
-        elif is_shown and node.tag in LINES:
-            yield "\n"
-        below = node.child if is_shown and node.tag != "-text" else None
-        if below is not None:
-            node = below
-            continue
-        while node is not None and node.next is None:
-            node = node.parent
-            if node is None or node.tag == "html":
-                return
-            yield from _after(node)
-        if node is not None:
-            node = node.next
+def _copy(page: Response, without: str) -> LexborHTMLParser:
+    """The page parsed anew, without what a selector matches."""
+    from selectolax.lexbor import LexborHTMLParser
 
-
-def _after(node: LexborNode) -> Iterator[str]:
-    """What stands behind an element whose children are through."""
-    if node.tag in LINES:
-        yield "\n"
-    elif node.tag in CELLS:
-        yield "  "
+    tree = LexborHTMLParser(page.text)
+    for node in reversed(tree.css(without)):  # an inner one before it goes with its parent
+        node.decompose()
+    return tree
 
 
 def markdown_of(page: Response) -> str:
@@ -121,15 +92,11 @@ def markdown_of(page: Response) -> str:
         raise UsageError(
             "Markdown needs the package markdownify", hint='pip install "poolcrawl[md]"'
         ) from error
-    from selectolax.lexbor import LexborHTMLParser
-
-    tree = LexborHTMLParser(page.text)
+    tree = _copy(page, "template")
     for name in ("href", "src"):
         for node in tree.css(f"[{name}]"):
             with suppress(FetchError):
                 node.attrs[name] = join(page.base_url, node.attributes[name] or "")
-    for node in tree.css("script, style, template"):
-        node.decompose()
     html = tree.body.html if tree.body is not None else ""
     try:
         text: str = markdownify.markdownify(html or "", heading_style="atx", bullets="-")

@@ -35,7 +35,7 @@ TOLD_AGAIN_S = 300.0
 NAMED = 3
 MOST_KNOWN = 10_000
 """Domains and codes that are remembered."""
-TROUBLE = ("throttled", "unreachable")
+TROUBLE = ("throttled", "unreachable", "failing")
 
 
 class Notice(NamedTuple):

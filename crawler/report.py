@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crawler.diagnosis import diagnose, next_commands
-from crawler.summary import Busiest, Failure, Source, Summary, summarise
+from crawler.diagnosis import diagnose, lacking, next_commands
+from crawler.summary import summarise
 from crawler.wording import count, duration, plural, printable, share, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Busiest", "Failure", "Source", "Summary", "diagnose", "render", "summarise"]
+    from crawler.failures import Failure
+    from crawler.summary import Summary
+
+__all__ = ["render", "summarise"]
 
 NAMED = 5
 """Domains that one line names."""
@@ -30,10 +33,12 @@ def render(summary: Summary, database: str = "") -> str:
     """
     lines = [_headline(summary, database)]
     lines += [f"  {label:<9} {text}" for label, text in _facts(summary) if text]
-    if diagnosis := diagnose(summary):
+    if diagnosis := diagnose(summary, database):
         lines.append(f"  {diagnosis}")
     first, *others = next_commands(summary, database)
     lines += [f"Next: {first}", *(f"      {other}" for other in others)]
+    if lacks := lacking(summary):
+        lines.append(f"      {lacks}")
     return "\n".join(printable(line) for line in lines)
 
 
@@ -52,14 +57,14 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     best = (
         f", {summary.best_minute / 60:.1f}/s in the best minute" if summary.seconds >= 120 else ""
     )
-    errors = [_failure(failure) for failure in summary.failures[:6]]
+    causes = [_failure(failure) for failure in summary.failures[:6]]
     return [
         ("pages", f"{count(summary.pages)} at {rate:.1f}/s{best}"),
         ("answers", " · ".join(_named(summary.statuses))),
         ("queue", f"{plural(summary.queued, 'URL')} to go" if summary.queued else ""),
         ("items", " · ".join(_named(summary.tables))),
-        ("failed", plural(summary.failed, "URL") if summary.failed else ""),
-        ("errors", " · ".join(errors)),
+        ("failed", _failed(summary)),
+        ("causes", " · ".join(causes)),
         ("retries", count(summary.retries) if summary.retries else ""),
         ("dropped", _led(summary.dropped, summary.drops)),
         ("latency", _latency(summary)),
@@ -69,8 +74,16 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
+def _failed(summary: Summary) -> str:
+    if not summary.failed:
+        return ""
+    errors = f" · errors {count(summary.errors)}" if summary.errors else ""
+    return f"{plural(summary.failed, 'URL')}{errors}"
+
+
 def _failure(failure: Failure) -> str:
-    cause = f" ({failure.cause})" if failure.cause else ""
+    more = ", …" if failure.domains > 1 else ""
+    cause = f" ({failure.cause}{more})" if failure.cause else ""
     return f"{failure.code} {count(failure.count)}{cause}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from crawler.codes import advice
 from crawler.wording import count, duration, plural, printable
@@ -34,18 +34,6 @@ ENDINGS = {
 """Run state by reason of ending."""
 
 
-class Stored(Protocol):
-    """What a run left in its database."""
-
-    def items(self) -> list[Any]:
-        """Its items, as dicts."""
-        ...
-
-    def report(self) -> str:
-        """Its summary."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CrawlResult:
     """How a run ended. Counts are of this session; the database has the run's."""
@@ -61,9 +49,9 @@ class CrawlResult:
     done_before: int
     """Pages of the run before this session."""
     failed: int
-    """Requests given up."""
+    """Requests given up, and pages whose callback failed."""
     errors: int
-    """Pages whose callback raised."""
+    """Of the failed ones, pages whose callback raised."""
     stored: int
     """Items stored."""
     queued: int
@@ -81,8 +69,8 @@ class CrawlResult:
     """Error code to how many URLs or items it cost, the most frequent first."""
     kept: list[Any] = field(default_factory=list)
     """The items as the spider made them, where there is no database."""
-    stored_in: Stored | None = None
-    """The run's rows in its database; None: it has none."""
+    stored_in: Any = None
+    """A `StoredRun`, which reads its rows; None: it has no database."""
 
     @classmethod
     def of(cls, crawl: Crawl, state: RunState, reason: str) -> CrawlResult:
@@ -129,7 +117,7 @@ class CrawlResult:
     def report(self) -> str:
         """The summary as `crawler report` shows it; without a database what is known of it."""
         if self.stored_in is not None:
-            return self.stored_in.report()
+            return str(self.stored_in.report())
         told = [f"  {code:<18} {advice(code)}".rstrip() for code in self.failures]
         broken = [f"  {printable(self.message)}"] if self.message else []
         return "\n".join([str(self), *told, *broken])

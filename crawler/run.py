@@ -41,25 +41,11 @@ if TYPE_CHECKING:
     from crawler.web.redirects import Hop
     from storage import QueuedRequest, RunRow
 
-__all__ = ["Crawl", "CrawlStats", "Links", "Task"]
+__all__ = ["Crawl", "Links", "Task"]
 
 ROW_BYTES = 40
 """What a queued row takes beside its texts, about."""
 ACCEPT = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CrawlStats:
-    """A run's counters since its session began."""
-
-    delivered: int
-    failed: int
-    items: int
-    errors: int
-    retries: int
-    in_flight: int
-    unfinished: int
-    """Pages popped and not yet acknowledged by the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +89,8 @@ class Crawl:
     """What `start()` raised."""
     waits_s: float | None = None
     """Seconds until something can start, when that passed the patience."""
-    is_asking = False
-    """The store is being asked whether the run is finished."""
+    is_asking = is_unasked = False
+    """The store is being asked whether the run is finished; something settled since."""
     is_in_grace = False
     """It was stopped: what is under way may end, for a while."""
     is_ending = False
@@ -112,14 +98,21 @@ class Crawl:
     """Nothing of it starts until somebody says so."""
     found = queued_before = 0
     """Rows queued since the session began with it, and before."""
+    failed_before = items_before = 0
+    """What the run had of these before this session."""
     asking = 0
     """Pages whose callback waits in `Spider.fetch`."""
     queued = 0
     """Rows waiting or under way, as far as this session knows."""
     delivered = 0
+    """Pages that were given to callbacks: what a limit counts."""
+    pages = 0
+    """Of these, those that are stored and whose callback did not fail; no redirects."""
     failed = 0
-    items = 0
+    """Requests given up, and pages whose callback failed."""
     errors = 0
+    """Of the failed ones, those that failed in the spider's own code."""
+    items = 0
     retries = 0
     in_flight = 0
     unfinished = 0
@@ -178,18 +171,6 @@ class Crawl:
             f"{self.in_flight} in flight>"
         )
 
-    def stats(self) -> CrawlStats:
-        """Counters since the session began."""
-        return CrawlStats(
-            delivered=self.delivered,
-            failed=self.failed,
-            items=self.items,
-            errors=self.errors,
-            retries=self.retries,
-            in_flight=self.in_flight,
-            unfinished=self.unfinished,
-        )
-
     def stop(self, reason: str) -> None:
         """Start nothing more; the first reason counts."""
         self.stopping = self.stopping or reason
@@ -221,6 +202,16 @@ class Crawl:
     def _counted(self) -> int:
         """Pages that count for the limit: all of the run, or those since it was resumed."""
         return self._counted_before + self.delivered
+
+    def count(self, commit: Commit) -> None:
+        """A page's commit is stored: count it as the database does."""
+        self.items += len(commit.items)
+        self.problems.update(error.code for error in commit.errors)
+        if commit.state is State.DONE:
+            self.pages += commit.reason != "redirected"
+        elif commit.state is State.FAILED:
+            self.failed += 1
+            self.errors += all(fetch.decision != "give-up" for fetch in commit.fetches)
 
     # -- links ----------------------------------------------------------------------------
 
@@ -366,7 +357,6 @@ class Crawl:
 
     def given_up(self, task: Task, outcome: Outcome, decision: GiveUp, now: float) -> Commit:
         """Failed, with the last error."""
-        self.failed += 1
         error = ErrorRow(code=decision.code, message=decision.message)
         return self._commit(
             task,
@@ -419,7 +409,6 @@ class Crawl:
             harvest.discard()
         links = self.links(harvest.requests, parent=task.row.id, depth=task.row.depth + 1)
         harvest.errors.extend(links.errors)
-        self.errors += bool(harvest.errors)
         size = sum(len(v) for i in harvest.items for v in i.values if isinstance(v, str | bytes))
         return self._commit(
             task,
@@ -451,8 +440,6 @@ class Crawl:
 
     def broken(self, row: QueuedRequest, epoch: int, error: ErrorRow, now: float) -> Commit:
         """A row that cannot become a request, or whose hooks forbid it."""
-        self.failed += 1
-        self.errors += 1
         return Commit(
             run=self.id,
             domain=row.domain,

@@ -144,10 +144,14 @@ def checked(key: str, raw: Any, kind: Any, origin: str) -> Any:
 
 
 def _refusal(
-    key: str, value: Any, origin: str, wanted: str, hint: str = EXPLAINED
+    key: str, value: Any, origin: str, wanted: str, hint: str | None = None
 ) -> SettingsError:
+    path = path_of(key)
+    named = f"domain.{path[-1]}" if path[0] == "domains" else key
+    known = EXPLAINED if '"' in named or path[0] == "resolve" else f"`crawler config {named}`"
     return SettingsError(
-        f"setting `{disclosed(key)}` = {value!r} (from {origin}): expected {wanted}", hint=hint
+        f"setting `{disclosed(key)}` = {value!r} (from {origin}): expected {wanted}",
+        hint=hint or known,
     )
 
 

@@ -1,8 +1,8 @@
 """One page at a time, through the engine of a crawl: what `fetch`, `shell` and `parse` use.
 
 Owns: a session in memory that is kept open without a queue, the end of waits that nobody
-would sit through. Does not own: how a page is fetched (`engine`), what is known of each
-request (`attempts`), how any of it is shown (`crawler.cli`).
+would sit through, what is known of each request. Does not own: how a page is fetched
+(`engine`), how any of it is shown (`crawler.cli`).
 
 Invariants: robots.txt, pace, retries, redirects and deadlines are those of a crawl; an
 answer of any status is an answer; one fetch at a time; nothing is written.
@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from crawler.about import user_agent
-from crawler.attempts import Attempt, Fetched, attempt_of
 from crawler.engine import Session
 from crawler.errors import FetchError, SpiderError
 from crawler.harvest import collect
+from crawler.layers import Layer, resolve
 from crawler.plugins import call
 from crawler.plugins import hooks as hooks_of
 from crawler.request import Request, encode_body
+from crawler.retry import Deliver, GiveUp, Requeue
 from crawler.run import ACCEPT
 from crawler.settings import Settings
 from crawler.spider import Spider
@@ -36,20 +36,76 @@ if TYPE_CHECKING:
     from crawler.downloader import Outcome
     from crawler.harvest import Harvest
     from crawler.response import Response
+    from crawler.result import CrawlResult
     from crawler.retry import Decision
     from crawler.run import Crawl
     from crawler.web.redirects import Hop
+    from storage import FetchRow
 
-__all__ = ["Judged", "Single", "sent_as"]
+__all__ = ["Attempt", "Fetched", "Judged", "Single", "sent_as"]
 
 MOST_WAIT_S: Final = 60.0
 """A pause that is asked for and longer than this is not waited for."""
 ROBOTS_TRIES: Final = 3
 """Requests for a robots.txt that says neither yes nor no."""
+DECISIONS: dict[type, str] = {Deliver: "deliver", GiveUp: "give-up", Requeue: "retry"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Attempt(NamedTuple):
+    """One request on the wire, and what followed."""
+
+    request: Request
+    outcome: Outcome
+    verdict: Decision | Hop | None
+    """None: it was a robots.txt."""
+    started_at: float
+    """Wall clock."""
+    wait_s: float
+    """For the domain's pace, and for the pause before a retry."""
+
+    @property
+    def url(self) -> str:
+        """Canonical."""
+        return canonicalise(self.request.url).url
+
+    @property
+    def row(self) -> FetchRow:
+        """As a crawl would store it, in the table `fetches`."""
+        decision = "robots"
+        if self.verdict is not None:
+            decision = DECISIONS.get(type(self.verdict), "redirect")
+        started_at, wait_s = self.started_at, self.wait_s
+        return self.outcome.row(decision, started_at=started_at, wait_s=wait_s, url=self.url)
+
+    @property
+    def pause_s(self) -> float | None:
+        """Until it is tried again, as seen when it ended; None: it is not."""
+        if not isinstance(self.verdict, Requeue):
+            return None
+        ended_at = self.started_at + self.outcome.total_s
+        return max(0.0, self.verdict.at - ended_at, self.verdict.domain_for or 0.0)
+
+
+class Fetched(NamedTuple):
+    """What became of a request."""
+
+    request: Request
+    """As it was asked for."""
+    page: Response | None
+    """The last answer, whatever its status; None: none came."""
+    error: FetchError | None
+    """Why a crawl would not deliver it; None: it would."""
+    attempts: tuple[Attempt, ...]
+    """Requests for robots.txt included."""
+
+    @property
+    def last(self) -> Attempt | None:
+        """The last request of the page itself; None: none was sent."""
+        own = [each for each in self.attempts if each.verdict is not None]
+        return own[-1] if own else None
+
+
+class Judged(NamedTuple):
     """A request that a callback gave, and what a crawl would do with it."""
 
     request: Request
@@ -95,91 +151,70 @@ class _Trace:
         self, request: Request, outcome: Outcome, verdict: Decision | Hop | None, at: float
     ) -> None:
         """A request has ended."""
-        attempt = attempt_of(request, outcome, verdict, at, max(0.0, at - self._since))
+        attempt = Attempt(request, outcome, verdict, at, max(0.0, at - self._since))
         self._since = time.time()
         self.attempts.append(attempt)
         if verdict is not None and outcome.status is not None:
-            url = canonicalise(request.url).url
-            self.page = response_of(request, url, outcome, 0)
+            self.page = response_of(request, attempt.url, outcome, 0)
         if self._told is not None:
             self._told(attempt)
-        error = self._too_long(attempt, outcome)
+        error = self._too_long(attempt)
         if error is not None and not self.stopped.done():
             self.stopped.set_result(error)
 
-    def _too_long(self, attempt: Attempt, outcome: Outcome) -> FetchError | None:
+    def _too_long(self, attempt: Attempt) -> FetchError | None:
         """Why nobody would wait for what follows; None: it is not long."""
-        if attempt.decision == "robots":
-            status = outcome.status
-            self._robots += status is None or not is_verdict(status)
+        outcome, pause_s = attempt.outcome, attempt.pause_s
+        if attempt.verdict is None:
+            self._robots += outcome.status is None or not is_verdict(outcome.status)
             if self._robots < ROBOTS_TRIES:
                 return None
-            if outcome.error is not None:
-                return outcome.error
-            told = f"robots.txt answered {status} {self._robots} times: what it allows is unknown"
-            return FetchError("robots", told, url=attempt.url)
-        if attempt.pause_s is None or attempt.pause_s <= MOST_WAIT_S:
+            told = f"its robots.txt answered {outcome.status}: what it allows is unknown"
+            return outcome.error or FetchError("robots", told, url=attempt.url)
+        if pause_s is None or pause_s <= MOST_WAIT_S:
             return None
-        told = f"it asks for a pause of {attempt.pause_s:.0f} s, which is not waited for"
+        told = f"it asks for a pause of {pause_s:.0f} s, which is not waited for"
         return FetchError(outcome.code, told, url=attempt.url)
 
 
 class Single:
-    """Fetches single requests. Use `await Single.open(...)` and `aclose`.
+    """Fetches single requests. Use `async with Single(...)`.
 
-    `told` is called with each Attempt when it has ended.
+    `spider` None: one without hooks. `told` is called with each Attempt when it has ended.
     """
 
     def __init__(
-        self, spider: Spider, settings: Settings, told: Callable[[Attempt], None] | None
-    ) -> None:
-        self.spider = spider
-        self.settings = settings
-        self._told = told
-        self._turn = asyncio.Lock()
-        self._trace: _Trace | None = None
-        self._session: _Told | None = None
-        self._crawl: Crawl | None = None
-        self._ready = asyncio.Event()
-        self._over = asyncio.Event()
-        self._fetched = 0
-        self._is_spoilt = False
-        """A domain was given up, or a fetch left behind: the session is not used again."""
-
-    def __repr__(self) -> str:
-        return f"<Single {self.spider.name} {self._fetched} fetched, {self._session!r}>"
-
-    @classmethod
-    async def open(
-        cls,
+        self,
         spider: Spider | None = None,
         settings: Settings | None = None,
         *,
         told: Callable[[Attempt], None] | None = None,
-    ) -> Single:
-        """Ready to fetch, the spider's `opened` hooks called. None: a spider without any.
+    ) -> None:
+        self.spider = spider or _Alone()
+        given = Layer("settings", (settings or Settings()).given())
+        self.settings = resolve([given, Layer("one page", {"max_time": None})])
+        self._told = told
+        self._turn = asyncio.Lock()
+        self._trace: _Trace | None = None
+        self._session: _Told | None = None
+        self._is_spoilt = False
+        """A domain was given up, or a fetch left behind: the session is not used again."""
 
-        Raises SpiderError for what such a hook raised.
-        """
-        single = cls(spider or _Alone(), settings or Settings(), told)
-        try:
-            await single._begin()
-        except BaseException:
-            await single.aclose()
-            raise
-        return single
+    def __repr__(self) -> str:
+        return f"<Single {self.spider.name} {self._session!r}>"
 
     async def __aenter__(self) -> Single:
+        """Ready to fetch, the spider's `opened` hooks called. Raises SpiderError for what
+        such a hook raised."""
+        try:
+            await self._begin()
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    @property
-    def crawl(self) -> Crawl:
-        """The run that the requests belong to."""
-        assert self._crawl is not None
-        return self._crawl
 
     async def fetch(self, request: Request) -> Fetched:
         """Fetch a request, redirects and retries included; one that fails is told of in
@@ -188,10 +223,9 @@ class Single:
             if self._is_spoilt:
                 await self.aclose()
                 await self._begin()
-            begun = time.monotonic()
             trace = self._trace = _Trace(self._told)
+            page: Response | None = None
             error: FetchError | None = None
-            page = None
             try:
                 page = await self._sent(request, trace)
             except FetchError as raised:
@@ -199,14 +233,7 @@ class Single:
                 self._is_spoilt = self._is_spoilt or raised.fault in ("domain", "local")
             finally:
                 self._trace = None
-            self._fetched += 1
-            return Fetched(
-                request=request,
-                page=page or trace.page,
-                error=error,
-                attempts=tuple(trace.attempts),
-                seconds=time.monotonic() - begun,
-            )
+            return Fetched(request, page or trace.page, error, tuple(trace.attempts))
 
     async def _sent(self, request: Request, trace: _Trace) -> Response:
         assert self._session is not None
@@ -231,14 +258,14 @@ class Single:
 
         Raises SpiderError for what an `after_response` hook raised.
         """
-        hooks = self.crawl.hooks
+        hooks = self._crawl.hooks
         for hook in hooks.after_response:
             await call(hook, page)
         return await collect(
             lambda: callback(page, **args),
             page=page,
             on_item=hooks.on_item,
-            default_table=self.crawl.default_table,
+            default_table=self._crawl.default_table,
         )
 
     def judged(self, requests: Sequence[Request], page: Response) -> list[Judged]:
@@ -247,39 +274,34 @@ class Single:
         return [self._judge(request, page, seen) for request in requests]
 
     def _judge(self, request: Request, page: Response, seen: set[bytes]) -> Judged:
-        links = self.crawl.links([request], parent=1, depth=page.depth + 1)
+        links = self._crawl.links([request], parent=1, depth=page.depth + 1)
         if not links.rows:
-            return Judged(request=request, url=request.url, refused=links.errors[0].message)
+            return Judged(request, request.url, links.errors[0].message)
         (row,) = links.rows
         refused = row.dropped
         if refused is None and row.fingerprint in seen and not request.revisit:
             refused = "duplicate"
         seen.add(row.fingerprint)
-        return Judged(request=request, url=row.url, refused=refused)
+        return Judged(request, row.url, refused)
 
     # -- the session ------------------------------------------------------------------------
 
     async def _begin(self) -> None:
-        self._ready, self._over = asyncio.Event(), asyncio.Event()
         self._is_spoilt = False
-        self._session = await _open(self.settings)
-        self._session.listen(self._hear)
+        self._ready, self._over = asyncio.Event(), asyncio.Event()
+        session = self._session = await _Told.open(None, self.settings)
+        session.listen(self._hear)
         vars(self.spider)["start"] = self._hold
-        self._crawl = await self._session.begin(self.spider, settings=self.settings)
+        self._crawl: Crawl = await session.begin(self.spider, settings=self.settings)
+        self._ended = asyncio.ensure_future(session.ended(self._crawl))
         ready = asyncio.ensure_future(self._ready.wait())
-        ended = asyncio.ensure_future(self._session.ended(self._crawl))
         try:
-            either: set[asyncio.Future[Any]] = {ready, ended}
+            either: set[asyncio.Future[Any]] = {ready, self._ended}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not ready.done():
-                broken = ended.result()
-                error = SpiderError(broken.message or "the spider ended the crawl in `opened`")
-                if broken.detail:
-                    error.add_note(broken.detail)
-                raise error
         finally:
             ready.cancel()
-            ended.cancel()
+        if not self._ready.is_set():
+            raise _broken(self._ended.result())
 
     async def _hold(self) -> AsyncIterator[Request]:
         """In place of the spider's `start`: nothing is queued, and the run does not end."""
@@ -302,11 +324,19 @@ class Single:
             return
         try:
             self._over.set()
-            if self._crawl is not None and not self._is_spoilt and self._ready.is_set():
-                await session.ended(self._crawl)
+            if self._ready.is_set() and not self._is_spoilt:
+                await self._ended
         finally:
             vars(self.spider).pop("start", None)
             await session.aclose()
+
+
+def _broken(result: CrawlResult) -> SpiderError:
+    """What an `opened` hook raised."""
+    error = SpiderError(result.message or "the spider ended the crawl in `opened`")
+    if result.detail:
+        error.add_note(result.detail)
+    return error
 
 
 async def sent_as(
@@ -326,9 +356,3 @@ async def sent_as(
     headers |= {"content-type": kind} if kind is not None else {}
     given = {name.lower(): value for name, value in (request.headers or {}).items()}
     return request, headers | given
-
-
-async def _open(settings: Settings) -> _Told:
-    session = await _Told.open(None, settings)
-    assert isinstance(session, _Told)
-    return session

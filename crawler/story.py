@@ -10,14 +10,14 @@ looks for it, by its fingerprint; a running crawl may be read.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
-from crawler.errors import FetchError
+from crawler.errors import FetchError, UsageError
 from crawler.request import via_of
-from crawler.summary import Source
+from crawler.rows import Record, Source, has_view, records
 from crawler.urls import Target, canonicalise, site_of
 
 if TYPE_CHECKING:
@@ -28,13 +28,8 @@ __all__ = ["Life", "Story", "Trace", "look_up"]
 MOST_PARENTS = 10
 MOST_VARIANTS = 20
 MOST_NEAR = 5
-MOST_RUNS = 50
 SCANNED = 200_000
-"""Requests of a domain up to which other methods and keys of a found URL are looked for."""
-KEYED = 2_000_000
-"""Rows of an item table with a key up to which a page's items are looked for."""
-
-Record = dict[str, Any]
+"""Requests of a domain up to which its URLs are looked through."""
 
 
 class Trace(Source, Protocol):
@@ -68,8 +63,6 @@ class Life:
     """Requests of its domain that go first; 0 also where it does not wait for its turn."""
     parents: tuple[Record, ...] = ()
     """Pages it was found by way of, the nearest first: id, url, depth."""
-    is_cut: bool = False
-    """There are more parents."""
     redirected_from: tuple[str, ...] = ()
     """The chain that led here, oldest first."""
     redirected_to: str | None = None
@@ -82,8 +75,6 @@ class Life:
     """Table and row, without private columns."""
     links: int = 0
     """Requests that were found on its page first."""
-    linked: tuple[str, ...] = ()
-    """Some of them."""
     robots: Record | None = None
     """The latest fetch of its origin's robots.txt; None: it plays no part, or was not fetched."""
 
@@ -94,50 +85,38 @@ class Story:
 
     asked: str
     url: str
-    """Canonical; as asked where it has no canonical form."""
-    problem: str = ""
-    """Why it has no canonical form; empty: it has one."""
+    """Canonical."""
     run: Record
     """The row of `runs`."""
     lives: tuple[Life, ...] = ()
     """Empty: the run has not seen it."""
     is_partial: bool = False
-    """The domain is too large to look for other methods and keys of the URL."""
+    """The domain is too large to look for other methods and keys, or for the like."""
     near: tuple[Record, ...] = ()
     """URLs that were seen and look like it: url, state, reason."""
-    origins: tuple[str, ...] = ()
-    """Domains of the run's start URLs, where nothing was seen."""
-    robots: Record | None = None
-    """The fetch of the origin's robots.txt, where nothing was seen."""
-    elsewhere: tuple[str, ...] = ()
-    """Other runs of the file that have seen it, newest first."""
 
 
 def look_up(source: Trace, run: str, asked: str) -> Story:
-    """All that a run knows of a URL. The run must exist."""
-    (row,) = _records(source, "SELECT * FROM runs WHERE id = ?", run)
+    """All that a run knows of a URL. The run must exist. Raises UsageError for what is none."""
     try:
         target = canonicalise(asked if "://" in asked else f"http://{asked}")
     except FetchError as error:
-        return Story(asked=asked, url=asked, problem=str(error.args[0]), run=row)
+        hint = "an absolute http:// or https:// URL, as `requests` has it"
+        raise UsageError(f"no run has `{asked}`: {error.args[0]}", hint=hint) from error
     names = list(dict.fromkeys((target.domain, site_of(target.domain))))
+    is_large = _size(source, run, names) > SCANNED
     found = source.find_request(run, names, target.fingerprint)
-    is_partial = found is not None and _size(source, run, names) > SCANNED
-    ids = [] if is_partial else _same(source, run, names, target.url)
+    ids = [] if is_large else _same(source, run, names, target.url)
     if found is not None and found not in ids:
         ids.insert(0, found)
-    if not ids:
-        return Story(
-            asked=asked,
-            url=target.url,
-            run=row,
-            near=_near(source, run, names, target),
-            origins=_origins(source, run),
-            robots=_robots(source, run, target.origin),
-            elsewhere=_elsewhere(source, run, names, target),
-        )
-    lives = tuple(_life(source, run, number) for number in ids)
-    return Story(asked=asked, url=target.url, run=row, lives=lives, is_partial=is_partial)
+    return Story(
+        asked=asked,
+        url=target.url,
+        run=records(source, "SELECT * FROM runs WHERE id = ?", run)[0],
+        lives=tuple(_life(source, run, number) for number in ids),
+        is_partial=is_large,
+        near=() if ids else _near(source, run, names, target, is_large=is_large),
+    )
 
 
 # -- which requests -----------------------------------------------------------------------
@@ -160,7 +139,9 @@ def _size(source: Trace, run: str, names: Sequence[str]) -> int:
     return int(source.query(sql, (run, *names))[1][0][0])
 
 
-def _near(source: Trace, run: str, names: Sequence[str], target: Target) -> tuple[Record, ...]:
+def _near(
+    source: Trace, run: str, names: Sequence[str], target: Target, *, is_large: bool
+) -> tuple[Record, ...]:
     """What was seen and differs by scheme, `www.`, slash or query only; else below its path."""
     ids = []
     for url in _alike(target.url):
@@ -172,23 +153,15 @@ def _near(source: Trace, run: str, names: Sequence[str], target: Target) -> tupl
         ids += [found] if found is not None else []
     path = target.url.partition("?")[0]
     for start in dict.fromkeys((path, path.rpartition("/")[0] + "/")):
-        if len(ids) < MOST_NEAR:
+        if len(ids) < MOST_NEAR and not is_large:
             ids += source.find_urls(run, names, start, MOST_NEAR)
     kept = list(dict.fromkeys(ids))[:MOST_NEAR]
     marks = ", ".join("?" * len(kept))
-    rows = _records(
+    rows = records(
         source, f"SELECT id, url, state, reason FROM requests WHERE id IN ({marks})", *kept
     )
     by_id = {row.pop("id"): row for row in rows}
     return tuple(by_id[number] for number in kept)
-
-
-def _elsewhere(source: Trace, run: str, names: Sequence[str], target: Target) -> tuple[str, ...]:
-    """Other runs that have seen it, of the newest ones."""
-    sql = "SELECT id FROM runs WHERE id != ? ORDER BY started_at DESC LIMIT ?"
-    others = [name for (name,) in source.query(sql, (run, MOST_RUNS))[1]]
-    seen = [one for one in others if source.find_request(one, names, target.fingerprint)]
-    return tuple(seen)
 
 
 def _alike(url: str) -> list[str]:
@@ -207,14 +180,9 @@ def _alike(url: str) -> list[str]:
     ][1:]
 
 
-def _origins(source: Trace, run: str) -> tuple[str, ...]:
-    sql = "SELECT DISTINCT domain FROM requests WHERE run = ? AND depth = 0 LIMIT 20"
-    return tuple(name for (name,) in source.query(sql, (run,))[1])
-
-
 def _robots(source: Trace, run: str, origin: str) -> Record | None:
     """The latest answer for an origin's robots.txt."""
-    rows = _records(
+    rows = records(
         source,
         "SELECT url, status, error, started_at FROM fetches WHERE request IS NULL AND url = ?"
         " AND run = ? ORDER BY id DESC LIMIT 1",
@@ -228,46 +196,43 @@ def _robots(source: Trace, run: str, origin: str) -> Record | None:
 
 
 def _life(source: Trace, run: str, number: int) -> Life:
-    (request,) = _records(source, "SELECT * FROM requests WHERE id = ?", number)
+    (request,) = records(source, "SELECT * FROM requests WHERE id = ?", number)
     via = via_of(request["payload"])
     request["payload"] = msgspec.json.decode(request["payload"]) if request["payload"] else {}
-    (domain,) = _records(
+    (domain,) = records(
         source,
         "SELECT * FROM domains WHERE run = ? AND domain = ?",
         run,
         request["domain"],
     ) or [{}]
-    attempts = _records(source, "SELECT * FROM fetches WHERE request = ? ORDER BY id", number)
+    attempts = records(source, "SELECT * FROM fetches WHERE request = ? ORDER BY id", number)
     children = _children(source, request, attempts)
-    links = [child["url"] for child in children if child["redirect_of"] != number]
+    links = sum(child["redirect_of"] != number for child in children)
     targets = [child["url"] for child in children if child["redirect_of"] == number]
     waits = request["state"] == "queued" and request["not_before"] is None
-    parents = _parents(source, request)
     about_robots = request["reason"] == "robots"
     origin = canonicalise(request["url"]).origin
     return Life(
         request=request,
         domain=domain,
         ahead=source.count_ahead(number) if waits else 0,
-        parents=tuple(parents[:MOST_PARENTS]),
-        is_cut=len(parents) > MOST_PARENTS,
+        parents=tuple(_parents(source, request)),
         redirected_from=via,
         redirected_to=targets[-1] if targets else None,
         attempts=tuple(attempts),
         errors=_errors(source, run, request),
         items=tuple(_items(source, run, request)),
-        links=len(links),
-        linked=tuple(links[:MOST_NEAR]),
+        links=links,
         robots=_robots(source, run, origin) if about_robots else None,
     )
 
 
 def _parents(source: Trace, request: Record) -> list[Record]:
-    """The pages that led to a request, the nearest first; one more than are shown."""
+    """The pages that led to a request, the nearest first."""
     found: list[Record] = []
     above = request["parent"]
-    while above is not None and len(found) <= MOST_PARENTS:
-        rows = _records(source, "SELECT id, url, depth, parent FROM requests WHERE id = ?", above)
+    while above is not None and len(found) < MOST_PARENTS:
+        rows = records(source, "SELECT id, url, depth, parent FROM requests WHERE id = ?", above)
         above = rows[0].pop("parent") if rows else None
         found += rows
     return found
@@ -282,7 +247,7 @@ def _children(source: Trace, request: Record, attempts: Iterable[Record]) -> lis
     if request["finished_at"] is not None and moments:
         moments[-1] = request["finished_at"]
     ids = source.find_children(request["id"], moments)
-    return _records(
+    return records(
         source,
         "SELECT url, redirect_of FROM requests WHERE id IN (SELECT value FROM json_each(?))"
         " ORDER BY id",
@@ -292,10 +257,10 @@ def _children(source: Trace, request: Record, attempts: Iterable[Record]) -> lis
 
 def _errors(source: Trace, run: str, request: Record) -> tuple[Record, ...]:
     """What was said of it, and of its domain where that failed as a whole."""
-    if not source.query("SELECT 1 FROM sqlite_master WHERE name = 'v_problems'")[1]:
+    if not has_view(source, "v_problems"):
         return ()
     return tuple(
-        _records(
+        records(
             source,
             "SELECT at, code, message, detail FROM v_problems WHERE run = ? AND domain = ?"
             " AND (request = ? OR (request IS NULL AND code = ?)) ORDER BY id",
@@ -312,11 +277,8 @@ def _items(source: Trace, run: str, request: Record) -> list[tuple[str, Record]]
     for table in source.tables():
         quoted = '"' + table.replace('"', '""') + '"'
         keyed = source.query("SELECT key FROM item_table WHERE name = ?", (table,))[1][0][0]
-        (most,) = source.query(f"SELECT max(_rowid_) FROM {quoted}")[1][0]
-        if keyed is not None and (most or 0) > KEYED:
-            continue
         by = "+_run" if keyed is not None else "_run"  # no index helps: the rows as they lie
-        rows = _records(
+        rows = records(
             source,
             f"SELECT * FROM {quoted} WHERE {by} = ? AND _request = ? ORDER BY _ordinal",
             run,
@@ -325,8 +287,3 @@ def _items(source: Trace, run: str, request: Record) -> list[tuple[str, Record]]
         shown = ({k: v for k, v in row.items() if not k.startswith("_")} for row in rows)
         found += [(table, row) for row in shown]
     return found
-
-
-def _records(source: Source, sql: str, *parameters: Any) -> list[Record]:
-    columns, rows = source.query(sql, parameters)
-    return [dict(zip(columns, row, strict=True)) for row in rows]

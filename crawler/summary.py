@@ -10,53 +10,25 @@ time; a file of an older version gives what it has.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from crawler.errors import UsageError
+from crawler.failures import Failure, causes, of_callbacks
+from crawler.rows import has_view, pairs, records
 from crawler.settings import DomainSettings, PoolSettings, Settings
 from crawler.settings_groups import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Busiest", "Failure", "Source", "Summary", "percentiles", "summarise"]
+    from crawler.rows import Source
 
+__all__ = ["Busiest", "Summary", "percentiles", "summarise"]
 
 SHARES = (0.5, 0.95, 0.99)
 """Of the answers, for `Summary.latency`."""
-
-
-class Source(Protocol):
-    """What a summary is read from: storage's read side."""
-
-    def query(
-        self, sql: str, parameters: Sequence[Any] = ()
-    ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        """Column names and rows of one SELECT."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """Errors of one code, over all domains."""
-
-    code: str
-    count: int
-    domain: str
-    """The domain with most of them; empty: none."""
-    message: str
-    """The latest; empty: none is kept."""
-    url: str = ""
-    """Of the latest; empty: it was about no request."""
-    detail: str = ""
-    """The user's frames of the latest one's traceback; empty: it has none."""
-
-    @property
-    def cause(self) -> str:
-        """What lies below a code that only says that a domain was given up; else empty."""
-        return self.message.partition(":")[0] if self.code == "domain-unreachable" else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,15 +52,19 @@ class Summary:
     """Why the last session stopped; empty: it runs, or nobody knows."""
     seconds: float
     pages: int
-    """Delivered; redirects are not among them."""
+    """Requests done, as the view counts them: neither redirects nor pages whose callback
+    failed, though these were delivered too."""
     done: int
     """Requests done, redirects included."""
     queued: int
     failed: int
+    """Requests given up, and pages whose callback failed."""
     dropped: int
     requests: int
     retries: int
     errors: int
+    """Of the failed ones, pages whose callback raised; what there was by code is in
+    `failures`."""
     items: int
     duplicates: int
     bytes_received: int
@@ -101,6 +77,8 @@ class Summary:
     evictions: int
     arguments: str = "{}"
     """What the run is found again by: JSON."""
+    command: str | None = None
+    """What `crawler run` was given: JSON; None: the run was begun in code, or it is old."""
     tables: tuple[tuple[str, int], ...] = ()
     """Items by table."""
     failures: tuple[Failure, ...] = ()
@@ -112,13 +90,17 @@ class Summary:
     domains: int = 0
     unreachable: tuple[str, ...] = ()
     """Domains that were given up."""
+    given_up: Failure | None = None
+    """Why the first of these was; None: there is none, or it is not known."""
+    sample: str = ""
+    """URL of the last page of a run without items; else empty."""
     slowest: tuple[str, float] | None = None
     """Domain with the highest mean time to first byte, seconds; None: nothing answered."""
     busiest: Busiest | None = None
     latency: tuple[float, ...] = ()
     """Seconds within which 50, 95 and 99 % of the first bytes came; empty: nothing answered."""
     best_minute: int = 0
-    """Pages in the best minute."""
+    """Requests done in the best minute, redirects included."""
     waits_for: tuple[str, float] | None = None
     """Domain that queued requests wait for, and until when (wall clock); None: nothing waits."""
     unverified: tuple[str, ...] = ()
@@ -140,7 +122,7 @@ class Summary:
 
 def summarise(source: Source, run: str) -> Summary:
     """Read the summary of a run, e.g. `books-3`. Raises UsageError for an unknown one."""
-    rows = _records(source, "SELECT * FROM v_runs WHERE id = ?", run)
+    rows = records(source, "SELECT * FROM v_runs WHERE id = ?", run)
     if not rows:
         raise UsageError(f"no run `{run}` in this database", hint="`crawler runs` lists them")
     (facts,) = rows
@@ -149,19 +131,25 @@ def summarise(source: Source, run: str) -> Summary:
     for name in ("clients_peak", "evictions"):
         facts[name] = facts[name] or 0
     facts["ended_by"] = facts["ended_by"] or ""
-    arguments, given = _given(source, run)
+    failures = causes(source, run)
+    facts["errors"] = of_callbacks(facts["failed"], failures)
+    (row,) = records(source, "SELECT * FROM runs WHERE id = ?", run)
+    given: dict[str, Any] = msgspec.json.decode(row["settings"])
     return Summary(
         **facts,
         **_domain_facts(source, run),
         **_pool_facts(source, run),
-        arguments=arguments,
+        arguments=row["arguments"],
+        command=row.get("command"),
+        statuses=_statuses(source, run),
         latency=percentiles(_buckets(source, run), SHARES),
         keepalive=given.get("pool.keepalive", PoolSettings.keepalive),
         sockets=given.get("pool.sockets"),
         unverified=_unverified(source, run, given),
         tables=_tables(source, run),
-        failures=_failures(source, run),
-        drops=_pairs(
+        failures=failures,
+        sample=_last_page(source, run) if facts["pages"] and not facts["items"] else "",
+        drops=pairs(
             source,
             "SELECT reason, sum(count) FROM v_drops WHERE run = ?"
             " GROUP BY reason ORDER BY 2 DESC, 1",
@@ -174,58 +162,58 @@ def summarise(source: Source, run: str) -> Summary:
 
 
 def _domain_facts(source: Source, run: str) -> dict[str, Any]:
-    (row,) = _records(source, "SELECT count(*) AS n FROM v_domains WHERE run = ?", run)
-    domains = row["n"]
-    busiest = _records(
+    busiest = records(
         source,
         "SELECT domain, requests, delay FROM v_domains WHERE run = ? AND requests > 0"
         " ORDER BY requests DESC, domain LIMIT 1",
         run,
     )
-    slowest = _pairs(source, "SELECT domain, mean_ttfb_s FROM v_slowest WHERE run = ? LIMIT 1", run)
-    waits = _pairs(
+    slowest = pairs(source, "SELECT domain, mean_ttfb_s FROM v_slowest WHERE run = ? LIMIT 1", run)
+    waits = pairs(
         source,
         "SELECT domain, next_at FROM v_queue WHERE run = ? AND next_at IS NOT NULL"
         " ORDER BY next_at LIMIT 1",
         run,
     )
-    dead = _pairs(
+    dead = pairs(
         source,
         "SELECT domain, failed FROM v_domains WHERE run = ? AND state IN ('dead', 'unreachable')"
         " ORDER BY failed DESC, domain LIMIT 1000",
         run,
     )
     return {
-        "domains": domains,
-        "statuses": _statuses(source, run),
+        "domains": _one(source, "SELECT count(*) FROM v_domains WHERE run = ?", run),
         "busiest": Busiest(**busiest[0]) if busiest else None,
         "slowest": slowest[0] if slowest else None,
         "waits_for": waits[0] if waits else None,
         "unreachable": tuple(domain for domain, _ in dead),
+        "given_up": _given_up(source, run, dead[0][0]) if dead else None,
     }
 
 
-def _given(source: Source, run: str) -> tuple[str, dict[str, Any]]:
-    """The run's arguments, and its own settings as of the last time it was gone on with."""
-    (row,) = _records(source, "SELECT arguments, settings FROM runs WHERE id = ?", run)
-    given: dict[str, Any] = msgspec.json.decode(row["settings"])
-    return row["arguments"], given
+def _given_up(source: Source, run: str, domain: str) -> Failure | None:
+    found = causes(source, run, code="domain-unreachable", domain=domain)
+    return found[0] if found else None
+
+
+def _last_page(source: Source, run: str) -> str:
+    rows = records(
+        source,
+        "SELECT url FROM fetches WHERE run = ? AND decision = 'deliver' ORDER BY id DESC LIMIT 1",
+        run,
+    )
+    return rows[0]["url"] or "" if rows else ""
 
 
 def _statuses(source: Source, run: str) -> tuple[tuple[str, int], ...]:
     """Answers by class of status; none in an older file."""
-    if not _has(source, "v_statuses"):
+    if not has_view(source, "v_statuses"):
         return ()
     sql = (
         "SELECT (status / 100) || 'xx', sum(count) FROM v_statuses WHERE run = ?"
         " AND status >= 200 GROUP BY 1 ORDER BY 1"
     )
-    return _pairs(source, sql, run)
-
-
-def _has(source: Source, view: str) -> bool:
-    """False in a file of an older version."""
-    return bool(source.query("SELECT 1 FROM sqlite_master WHERE name = ?", (view,))[1])
+    return pairs(source, sql, run)
 
 
 def _buckets(source: Source, run: str) -> tuple[tuple[int, int], ...]:
@@ -234,7 +222,7 @@ def _buckets(source: Source, run: str) -> tuple[tuple[int, int], ...]:
         "SELECT below_ms, sum(count) FROM v_latency WHERE run = ? GROUP BY below_ms"
         " ORDER BY below_ms"
     )
-    return _pairs(source, sql, run) if _has(source, "v_latency") else ()
+    return pairs(source, sql, run) if has_view(source, "v_latency") else ()
 
 
 def percentiles(buckets: Sequence[tuple[int, int]], shares: Sequence[float]) -> tuple[float, ...]:
@@ -263,7 +251,7 @@ def _pool_facts(source: Source, run: str) -> dict[str, Any]:
     there, _ = source.query("SELECT * FROM v_pools LIMIT 0")
     names = [name for name in ("connections", "peer_closes") if name in there]
     sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in names)
-    (facts,) = _records(source, f"SELECT {sums} FROM v_pools WHERE run = ?", run)
+    (facts,) = records(source, f"SELECT {sums} FROM v_pools WHERE run = ?", run)
     return facts
 
 
@@ -280,30 +268,6 @@ def _unverified(source: Source, run: str, given: Mapping[str, Any]) -> tuple[str
     return tuple(domain for (domain,) in asked if not settings.for_domain(domain).verify)
 
 
-def _failures(source: Source, run: str) -> tuple[Failure, ...]:
-    """By code, the most frequent first; what was said is asked of one domain of each only."""
-    totals = _records(
-        source,
-        "SELECT code, sum(count) AS count, domain, max(count) AS most FROM v_errors"
-        " WHERE run = ? GROUP BY code ORDER BY 2 DESC, code",
-        run,
-    )
-    found = []
-    for total in totals:
-        (said,) = _records(
-            source,
-            "SELECT coalesce(message, '') AS message, coalesce(url, '') AS url,"
-            " coalesce(detail, '') AS detail FROM v_errors"
-            " WHERE run = ? AND code = ? AND domain IS ?",
-            run,
-            total["code"],
-            total["domain"],
-        )
-        named = {"code": total["code"], "count": total["count"], "domain": total["domain"] or ""}
-        found.append(Failure(**named, **said))
-    return tuple(found)
-
-
 def _tables(source: Source, run: str) -> tuple[tuple[str, int], ...]:
     _, rows = source.query(
         "SELECT m.name FROM sqlite_master m WHERE m.type = 'table' AND EXISTS"
@@ -316,16 +280,5 @@ def _tables(source: Source, run: str) -> tuple[tuple[str, int], ...]:
     return tuple((name, number) for name, number in counts if number)
 
 
-def _records(source: Source, sql: str, *parameters: Any) -> list[dict[str, Any]]:
-    columns, rows = source.query(sql, parameters)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def _pairs(source: Source, sql: str, *parameters: Any) -> tuple[tuple[Any, Any], ...]:
-    _, rows = source.query(sql, parameters)
-    return tuple((first, second) for first, second in rows)
-
-
-def _one(source: Source, sql: str, *parameters: Any) -> int:
-    _, rows = source.query(sql, parameters)
-    return int(rows[0][0])
+def _one(source: Source, sql: str, run: str) -> int:
+    return int(source.query(sql, (run,))[1][0][0])

@@ -11,39 +11,33 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING
+from weakref import WeakSet
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["quicken"]
+__all__ = ["hasten", "restore"]
 
 SWITCH_S = 0.0001
 """The writer thread waits about this long for the interpreter lock at each statement; with
 Python's own 5 ms a callback that computes holds up every commit."""
 
 _lock = threading.Lock()
-_open = 0
+_open: WeakSet[object] = WeakSet()
 _before = 0.0
 
 
-def quicken() -> Callable[[], None]:
-    """A session opens; what is given back restores, and may be called more than once."""
-    global _open, _before
+def hasten(session: object) -> None:
+    """A session opens."""
+    global _before
     with _lock:
-        if _open == 0:
+        if not _open:
             _before = sys.getswitchinterval()
             sys.setswitchinterval(min(SWITCH_S, _before))
-        _open += 1
-    left = iter((True,))
+        _open.add(session)
 
-    def restore() -> None:
-        global _open
-        with _lock:
-            if not next(left, False):
-                return
-            _open -= 1
-            if _open == 0 and sys.getswitchinterval() <= SWITCH_S * 1.01:
+
+def restore(session: object) -> None:
+    """A session has closed. Idempotent."""
+    with _lock:
+        if session in _open:
+            _open.remove(session)
+            if not _open and sys.getswitchinterval() <= SWITCH_S * 1.01:
                 sys.setswitchinterval(_before)
-
-    return restore

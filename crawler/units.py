@@ -277,7 +277,7 @@ def expected(kind: Any) -> str:
     if get_origin(kind) is Annotated:
         inner, meta = get_args(kind)
         if (unit := _unit(kind)) == "seconds":
-            return f"seconds{' above 0' if meta.gt == 0 else ''} (90, '2h', '500ms')"
+            return f"seconds{' above 0' if meta.gt == 0 else ', 0 or more'} (90, '2h', '500ms')"
         if unit is not None:
             return FORMS[unit].words.format(meta.ge)
         if inner is str:

@@ -10,6 +10,7 @@ alike have one fingerprint; only http and https have a canonical form.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import ip_address
@@ -20,7 +21,7 @@ from publicsuffixlist import PublicSuffixList
 
 from crawler.errors import FetchError
 
-__all__ = ["Target", "canonicalise", "fingerprint", "is_private", "join", "site_of"]
+__all__ = ["Target", "canonicalise", "fingerprint", "is_private", "join", "site_of", "with_scheme"]
 
 
 class Target(NamedTuple):
@@ -45,7 +46,7 @@ def canonicalise(url: str) -> Target:
     try:
         href = ada_url.normalize_url(url.strip())
     except ValueError as error:
-        raise FetchError("bad-url", "not an absolute URL", url=url) from error
+        raise FetchError("bad-url", _wrong_with(url), url=url) from error
     scheme, _, rest = href.partition("://")
     if scheme not in ("http", "https"):
         raise FetchError("bad-url", "only http and https can be crawled", url=url)
@@ -60,6 +61,24 @@ def canonicalise(url: str) -> Target:
         domain=_domain(authority),
         fingerprint=fingerprint("GET", canonical),
     )
+
+
+def _wrong_with(url: str) -> str:
+    """Why a URL is none."""
+    scheme, mark, rest = url.strip().partition("://")
+    if not mark or not scheme:
+        return "not an absolute URL"
+    host, colon, port = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].rpartition(":")
+    is_port = bool(colon) and host.startswith("[") == host.endswith("]")
+    if is_port and not (port.isdecimal() and int(port) < 65_536):
+        return f"its port is `{port}`, not 0 to 65535"
+    return "its host is neither a name nor an address" if rest else "it has no host"
+
+
+def with_scheme(text: str) -> str:
+    """What was typed without a scheme, with the likelier one: http in the own network."""
+    host, slash, path = text.partition("/")
+    return f"{'http' if is_private(host) else 'https'}://{host}/{path if slash else ''}"
 
 
 def _domain(authority: str) -> str:

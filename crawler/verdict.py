@@ -13,19 +13,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from crawler.commands import command, place_of, run_again
-from crawler.errors import advice, code_of
+from crawler.commands import command, place_of, run_again, target_of
+from crawler.errors import advice, code_of, nearest
 from crawler.wording import duration, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
-    from crawler.story import Life, Record, Story
+    from crawler.rows import Record
+    from crawler.story import Life, Story
 
-__all__ = ["Verdict", "foretell", "instant", "judge"]
-
-AGAIN = ("domain", "request", "spider", "local")
-"""Faults for which another try is worth while."""
+__all__ = ["Verdict", "instant", "judge", "unseen"]
 
 
 class Verdict(NamedTuple):
@@ -46,17 +44,18 @@ def judge(
     `scope` is the spider's allowed_domains; None: it has none, or the spider is not here.
     """
     place = place_of(story.run["id"], story.run["spider"], database)
-    request, state = life.request, life.request["state"]
+    state = life.request["state"]
     if state == "queued":
         return _queued(story, life, database, now)
     if state == "sent":
         said = "it was sent, and no answer is stored: it is under way, or its process died"
-        return Verdict((said,), "the same `crawler run` settles it", (_again(story, database),))
+        again = run_again(story.run, database)
+        return Verdict((said,), "the same `crawler run` settles it", (again,))
     if state == "done":
         return _done(life, place)
     if state == "dropped":
         return _dropped(story, life, place, scope)
-    return _failed(story, life, request["reason"] or "failed", place)
+    return _failed(story, life, place)
 
 
 def instant(at: float) -> str:
@@ -83,7 +82,7 @@ def _queued(story: Story, life: Life, database: str, now: float) -> Verdict:
     if is_running:
         return Verdict(tuple(said))
     said.append(f"its run is {story.run['state']}: nothing is sent until it is gone on with")
-    return Verdict(tuple(said), commands=(_again(story, database),))
+    return Verdict(tuple(said), commands=(run_again(story.run, database),))
 
 
 def _domain_says(domain: Record, now: float) -> list[str]:
@@ -100,7 +99,7 @@ def _domain_says(domain: Record, now: float) -> list[str]:
     return [f"{name} starts nothing{until}{pace}"] if until else []
 
 
-def _done(life: Life, place: Collection[str]) -> Verdict:
+def _done(life: Life, place: Sequence[str]) -> Verdict:
     reason = life.request["reason"]
     if reason == "redirected":
         target = life.redirected_to
@@ -118,89 +117,54 @@ def _done(life: Life, place: Collection[str]) -> Verdict:
 
 
 def _dropped(
-    story: Story, life: Life, place: Collection[str], scope: Collection[str] | None
+    story: Story, life: Life, place: Sequence[str], scope: Collection[str] | None
 ) -> Verdict:
     request, reason = life.request, life.request["reason"] or ""
-    host = request["domain"]
     if reason == "scope":
-        said = [f"it was not accepted: {host} is out of scope ({_scope(scope)})"]
+        rule = "its spider's allowed_domains, and the hosts of its start URLs"
+        if scope is not None:
+            rule = f"allowed_domains: {', '.join(sorted(scope)) or 'none'}"
+        said = [f"it was not accepted: {request['domain']} is out of scope ({rule})"]
     elif reason == "robots":
-        parts = urlsplit(request["url"])
-        said = [f"{parts.scheme}://{parts.netloc}/robots.txt forbids it (robots.obey is on)"]
-        said += _robots_says(life.robots)
+        said = [f"{_origin(request['url'])}/robots.txt forbids it (robots.obey is on)"]
+        if robots := life.robots:
+            what = robots["error"] or robots["status"]
+            said.append(f"{robots['url']} was fetched at {instant(robots['started_at'])}: {what}")
     else:
         said = [f"it was refused: {_meaning(reason)}"]
-    hint = _hint(story, request, reason)
-    if reason == "robots":
-        rules = command("fetch", f"{parts.scheme}://{parts.netloc}/robots.txt")
-        hint = f"`{rules}` shows the rules; where the site is yours: `-s robots.obey=false`"
-    again = command("requeue", *place, "--where", f"id = {request['id']}")
-    return Verdict(tuple(said), hint, (again,))
+    return Verdict(tuple(said), _hint(story, request, place), _queue_again(request, place))
 
 
-def _failed(story: Story, life: Life, reason: str, place: Collection[str]) -> Verdict:
-    request = life.request
+def _failed(story: Story, life: Life, place: Sequence[str]) -> Verdict:
+    request, reason = life.request, life.request["reason"] or "failed"
     known = code_of(reason)
-    said = [f"it failed with {reason}: {_meaning(reason)}"]
+    said = f"it failed with {reason}: {_meaning(reason)}"
     if reason == "unknown":
-        said = ["it was sent, and the process died before its answer was stored"]
-    hint = _hint(story, request, reason)
-    again = command("requeue", *place, "--where", f"id = {request['id']}")
-    is_worth = known is None or known.fault in AGAIN or known.fault == "rule"
-    return Verdict(tuple(said), hint, (again,) if is_worth else ())
+        said = "it was sent, and the process died before its answer was stored"
+    is_worth = known is None or known.is_worth_again
+    again = _queue_again(request, place) if is_worth else ()
+    return Verdict((said,), _hint(story, request, place), again)
 
 
 # -- never seen ---------------------------------------------------------------------------
 
 
-def foretell(
-    story: Story, *, database: str, now: float, scope: Collection[str] | None = None
-) -> Verdict:
-    """What would become of a URL that the run has not seen."""
-    place = place_of(story.run["id"], story.run["spider"], database)
+def unseen(story: Story, *, database: str) -> Verdict:
+    """What is said of a URL that the run has not seen."""
     name = story.run["id"]
-    if story.problem:
-        answer = f"{name} cannot have it: {story.problem}"
-        return Verdict((answer,), "give an absolute http:// or https:// URL")
-    said = [f"{name} has not seen it: no page linked to it, and it was no start URL"]
-    host = urlsplit(story.url).netloc
-    if scope is not None and not _is_in(host, {*scope, *story.origins}):
-        said.append(f"a link to it would be dropped: {host} is out of scope ({_scope(scope)})")
-    else:
-        said.append("a link to it would be queued")
-    said += _robots_says(story.robots) or [
-        f"whether robots.txt allows it is not known: {name} has not asked {host} for it"
-    ]
-    commands = [command("fetch", story.url)]
-    if story.elsewhere:
-        said.append(f"seen by {', '.join(story.elsewhere[:3])}")
-        other = story.elsewhere[0]
-        there = place_of(other, other.rpartition("-")[0], database)
-        commands.insert(0, command("why", story.url, *there))
-    elif story.near:
-        commands.insert(0, command("why", story.near[0]["url"], *place))
-    return Verdict(tuple(said), commands=tuple(commands))
-
-
-def _is_in(host: str, scope: Collection[str]) -> bool:
-    bare = host.partition(":")[0]
-    return host in scope or any(bare == one or bare.endswith(f".{one}") for one in scope)
+    said = f"{name} has not seen it: no page linked to it, and it was no start URL"
+    place = place_of(name, story.run["spider"], database)
+    best = nearest(story.url, (row["url"] for row in story.near))
+    near = [command("why", best, *place)] if best else []
+    return Verdict((said,), commands=(*near, command("fetch", story.url)))
 
 
 # -- words --------------------------------------------------------------------------------
 
 
-def _scope(scope: Collection[str] | None) -> str:
-    if scope is None:
-        return "its spider's allowed_domains, and the hosts of its start URLs"
-    return f"allowed_domains: {', '.join(sorted(scope)) or 'none'}"
-
-
-def _robots_says(robots: Record | None) -> list[str]:
-    if robots is None:
-        return []
-    what = robots["error"] or f"{robots['status']}"
-    return [f"{robots['url']} was fetched at {instant(robots['started_at'])}: {what}"]
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _until(at: float, now: float) -> str:
@@ -216,20 +180,21 @@ def _last_problem(life: Life) -> str:
     return ""
 
 
-def _hint(story: Story, request: Record, reason: str) -> str:
-    """What the code advises, without what is being shown already."""
-    spider = story.run["spider"]
-    hint = advice(reason, url=request["url"], host=request["domain"], spider=spider)
-    parts = [part for part in hint.split("; ") if not part.startswith("`crawler why ")]
-    return "; ".join(parts)
+def _hint(story: Story, request: Record, place: Sequence[str]) -> str:
+    return advice(
+        request["reason"] or "",
+        url=request["url"],
+        host=request["domain"],
+        spider=target_of(story.run),
+        place=place,
+        shown="why",
+    )
+
+
+def _queue_again(request: Record, place: Sequence[str]) -> tuple[str]:
+    return (command("requeue", *place, "--where", f"id = {request['id']}"),)
 
 
 def _meaning(reason: str) -> str:
     known = code_of(reason)
     return known.meaning if known else reason
-
-
-def _again(story: Story, database: str) -> str:
-    run = story.run
-    is_over = run["state"] == "finished"
-    return run_again(run["spider"], run["arguments"], database, resume=is_over)

@@ -261,10 +261,12 @@ class Visits:
         (ack,) = await self._store.commit([commit])
         self._scheduler.settle(domain, row)
         if ack.applied:
-            crawl.items += len(commit.items)
-            crawl.problems.update(error.code for error in commit.errors)
+            crawl.count(commit)
+            if commit.state is State.FAILED and harvest is not None:
+                domain.meter.failed(commit.errors[0].code, commit.errors[0].message)
             self._dispatch(crawl, commit, ack)
         elif ack.error is not None:
+            crawl.failed += 1
             crawl.errors += 1
             crawl.problems["store"] += 1
             await self._keep_links(crawl, commit)

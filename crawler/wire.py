@@ -107,8 +107,9 @@ class Wire:
         url: str,
         *,
         cut_at: int | None = None,
+        is_robots: bool = False,
     ) -> Outcome:
-        """Send a request of a crawl to `url` in a slot.
+        """Send a request of a crawl to `url` in a slot; `is_robots`: no page is asked for.
 
         `cut_at`: bytes of the body that are enough, the rest is not read; None: the
         settings bound the body, and what passes them is an error.
@@ -126,7 +127,8 @@ class Wire:
             cut_at=cut_at,
         )
         outcome = await self._sent(slot, order, request.proxy, limits)
-        slot.domain.meter.ended(self.clock(), outcome.status, outcome.ttfb_s)
+        meter = slot.domain.meter
+        meter.ended(self.clock(), outcome.status, outcome.ttfb_s, is_robots=is_robots)
         self._note_shortage(outcome)
         return outcome
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_CHANGES", "Change", "Wishes"]
 
-MOST_CHANGES = 1_000
-"""Changes that hold at once."""
+MOST_CHANGES = 200
+"""Changes that hold at once: each new domain is held against all of them."""
 
 
 class Change(NamedTuple):
@@ -38,11 +38,14 @@ class Change(NamedTuple):
     run: str | None
     """None: all runs."""
 
-    def means(self, run: str, domain: str) -> bool:
-        """Whether it holds for a domain of a run."""
-        if self.run not in (None, run):
-            return False
+    def means(self, domain: str) -> bool:
+        """Whether it is about a domain."""
         return self.pattern is None or matches(self.pattern, domain)
+
+    def covers(self, other: Change) -> bool:
+        """Whether nothing is left of the other one where this one holds."""
+        is_kind = self.field == other.field and self.run in (None, other.run)
+        return is_kind and (self.pattern is None or self.means(other.pattern or ""))
 
 
 class Wishes:
@@ -63,11 +66,12 @@ class Wishes:
 
     def of(self, domain: str) -> list[DomainSettings]:
         """What each open run asks of a domain; without one, what the session has."""
-        wishes = [
-            self._changed(crawl.settings.for_domain(domain), crawl.row.name, domain)
-            for crawl in self._crawls.values()
+        asked = [(crawl.settings, crawl.row.name) for crawl in self._crawls.values()]
+        changes = {change: value for change, value in self._changes.items() if change.means(domain)}
+        return [
+            self._changed(settings.for_domain(domain), changes, run)
+            for settings, run in asked or [(self._settings, "")]
         ]
-        return wishes or [self._changed(self._settings.for_domain(domain), "", domain)]
 
     def pace_for(self, domain: str) -> Pace:
         """A pace that keeps to all of them."""
@@ -78,12 +82,12 @@ class Wishes:
 
     def is_paused(self, domain: str) -> bool:
         """Whether somebody wants nothing of this domain to start."""
-        said = [
+        said = (
             value
-            for change, value in self._changes.items()
-            if change.field == "paused" and change.means("", domain)
-        ]
-        return bool(said and said[-1])
+            for change, value in reversed(self._changes.items())
+            if change.field == "paused" and change.means(domain)
+        )
+        return next(said, False)
 
     @property
     def has_paused(self) -> bool:
@@ -93,21 +97,15 @@ class Wishes:
     def change(self, change: Change, value: Any) -> bool:
         """Let a change hold from now on; False: too many hold already.
 
-        One for every run and domain ends all earlier ones of its kind.
+        It ends the earlier ones that it covers, so the later one stands last.
         """
-        if change.pattern is None and change.run is None:
-            self.end(change.field)
-        self._changes.pop(change, None)  # the later one goes last
-        if len(self._changes) >= MOST_CHANGES:
+        kept = {old: held for old, held in self._changes.items() if not change.covers(old)}
+        if len(kept) >= MOST_CHANGES:
             return False
-        self._changes[change] = value
-        self._merged.clear()
+        if value is not False or any(old.field == "paused" for old in kept):
+            kept[change] = value  # to go on means something only where others are paused
+        self._changes = kept
         return True
-
-    def end(self, field: str) -> None:
-        """Undo every change of that kind."""
-        for change in [known for known in self._changes if known.field == field]:
-            del self._changes[change]
 
     def forget(self) -> None:
         """A run has begun or ended: what was merged for another one is of no use."""
@@ -120,13 +118,13 @@ class Wishes:
             counts[change.field] = counts.get(change.field, 0) + 1
         return counts
 
-    def _changed(self, wish: DomainSettings, run: str, domain: str) -> DomainSettings:
-        if not self._changes:
-            return wish
+    def _changed(
+        self, wish: DomainSettings, changes: Mapping[Change, Any], run: str
+    ) -> DomainSettings:
         over = {
             change.field: value
-            for change, value in self._changes.items()
-            if change.field != "paused" and change.means(run, domain)
+            for change, value in changes.items()
+            if change.field != "paused" and change.run in (None, run)
         }
         if not over:
             return wish

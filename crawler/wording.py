@@ -57,6 +57,7 @@ def share(part: float) -> str:
 
 def printable(text: str, width: int | None = None) -> str:
     """Text in one line, its unprintable characters escaped; cut at `width` (None: not cut)."""
+    text = text if width is None else text[: width + 1]
     line = "".join(
         char if char.isprintable() else " " if char.isspace() else repr(char)[1:-1] for char in text
     )

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import TextIO
 
-    from storage.reading import Reader
-
-__all__ = ["FORMATS", "body", "export", "head", "tail", "write_parts", "write_rows"]
+__all__ = ["FORMATS", "body", "head", "tail", "write_parts", "write_rows"]
 
 FORMATS = ("jsonl", "csv", "json")
 ROWS = 256
@@ -33,24 +31,6 @@ ROWS = 256
 _FORMULA = re.compile("[\\s\ufeff\u200b]*[=+\\-@＝＋－＠]|[\t\r\n]").match
 _QUOTED = re.compile('[",;\t\r\n]|^\\s|\\s$').search
 _encode = msgspec.json.Encoder().encode
-
-
-def export(
-    reader: Reader,
-    table: str,
-    stream: TextIO,
-    form: str,
-    *,
-    run: str | None = None,
-    private: bool = False,
-) -> int:
-    """Write an item table, of one run or (None) of all; the number of rows written.
-
-    Columns that start with `_` are left out unless `private`. Raises StorageError when
-    there is no such table, ValueError when `form` is none of FORMATS.
-    """
-    columns, rows = reader.items(table, run=run, private=private)
-    return write_rows(columns, rows, stream, form)
 
 
 def write_rows(

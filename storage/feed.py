@@ -4,17 +4,17 @@ Owns: a file, what is put into it, and the state by which it is gone on with. Do
 which rows are new (`tail`), formats (`export`), where the state is kept (the caller's
 `keep`), when the file is written.
 
-Invariants: a file holds all rows up to its state's
-offset before that state is kept, so who cuts it there and goes on lacks no row and has none
-twice; before a file is replaced the state says that it is written anew; once finished it
-is, byte for byte, what `export` gives; bytes before `base` are never touched.
+Invariants: a file holds all rows up to its state's offset before that state is kept, so who
+goes on there lacks no row and has none twice; nothing is written over that is not what the
+state says, or the begin of what comes next; once finished it is, byte for byte, what
+`export` gives; bytes before `base` are never touched.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,15 +27,17 @@ from storage.store import StorageError
 from storage.tail import Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterator
 
     from storage.tail import Batch, Layout, Tail
 
-__all__ = ["Feed", "Written", "check_head", "fit"]
+__all__ = ["Feed", "Written", "replacing"]
 
 COSTLY_S = 0.1
 CHECKED_BYTES = 1024
 """Bytes before the offset by which a file is known again."""
+CLOSING_BYTES = 3
+"""The longest of what stands behind the last row."""
 
 
 class Written(Struct, frozen=True, kw_only=True):
@@ -52,8 +54,8 @@ class Written(Struct, frozen=True, kw_only=True):
     """Rows of several tables do not stand table by table."""
     last: str = ""
     """Hash of the bytes before the offset."""
-    is_anew: bool = False
-    """It is being written from its first row: what stands behind `base` does not count."""
+    former: tuple[int, str] | None = None
+    """Offset and hash of what this takes the place of: it may still be there."""
 
 
 class Feed:
@@ -71,7 +73,7 @@ class Feed:
         base: int = 0,
     ) -> None:
         """`table` None: all tables, for CSV the first that has items. `written`: what the
-        file holds already, where that fits (`fit`); None: nothing but its first `base` bytes.
+        file holds already; None: its first `base` bytes stay, and the others may go.
         """
         self.file = file
         self.form = form
@@ -80,12 +82,10 @@ class Feed:
         self._part = self._path.with_name(f".{self._path.name}.part")
         self._tail = tail
         self._keep = keep
-        self._state = written or Written(runs=tail.runs, offset=base, base=base, is_anew=True)
-        self._size: int | None = None
-        """What the file must measure; None: at least up to the offset."""
+        self._is_new = written is None
+        self._state = written or Written(runs=tail.runs, offset=base, base=base)
         self._seen = -1
         """Version of the database of which the file holds everything."""
-        self._is_sound = True
         self._costly_until = 0.0
         """Until then (monotonic) it is not written anew for new columns."""
 
@@ -107,32 +107,27 @@ class Feed:
         """Tables whose rows the file holds."""
         return [name for name, mark in self._state.marks.items() if mark.columns]
 
+    def check(self) -> None:
+        """Raise StorageError when the file is not the one that was written; it may be gone."""
+        self._is_there(self._batch(self._state).data)
+
     def start(self) -> None:
-        """Make the file, or cut what was not kept off it. Raises OSError, StorageError."""
+        """Make the file, without a row, or go on with it. Raises OSError, StorageError."""
         with suppress(FileNotFoundError):
             self._part.unlink()
-        kind = fit(self._path, self._state)
-        if kind == "foreign":
-            raise self._foreign()
-        if kind == "anew":
-            self._anew()
+        if self._is_new:
+            self._anew(is_filled=False)
         else:
-            self._append(b"", self._state)
-        self._is_sound = True
+            self.write()
 
     def write(self) -> None:
         """Add what was stored meanwhile. Raises OSError, StorageError; may be called again."""
         version = self._tail.version()
-        if version == self._seen and self._is_sound:
+        if version == self._seen:
             return
-        try:
-            if not self._is_sound:
-                self.start()
-            is_all = self._write()
-        except OSError:
-            self._is_sound, self._size = False, None
-            raise
-        if is_all:
+        if self._is_new:
+            self.start()
+        if self._write():
             self._seen = version
 
     def finish(self) -> list[str]:
@@ -143,7 +138,12 @@ class Feed:
         self._seen, self._costly_until = -1, 0.0
         self.write()
         with self._tail.snapshot() as layouts:
-            is_right = not self._state.is_mixed and all(map(self._is_unchanged, layouts))
+            chosen = self._chosen(layouts, self._state)
+            is_right = (
+                not self._state.is_mixed
+                and all(map(self._is_unchanged, chosen))
+                and self._tail.count(chosen) == self._state.rows
+            )
             others = [] if self.table or self.form != "csv" else self._tail.filled(layouts)
         if not is_right:
             self._anew()
@@ -153,9 +153,6 @@ class Feed:
         """Close the connection; the file is whole after each call as it is."""
         self._tail.close()
 
-    def _foreign(self) -> StorageError:
-        return StorageError(f"{self.file} was written by something else meanwhile")
-
     def _is_unchanged(self, layout: Layout) -> bool:
         """No row of this table that the file holds has changed, nor have its columns."""
         mark = self._state.marks.get(layout.name, Mark())
@@ -163,24 +160,37 @@ class Feed:
             mark.columns == layout.columns and mark.replaced == layout.replaced
         )
 
+    def _is_there(self, coming: bytes) -> bool:
+        """Whether the file is as it was left, or with the begin of what comes next; False: it
+        is gone, or what was to be replaced. Raises StorageError: it is something else."""
+        state = self._state
+        with suppress(FileNotFoundError), _opened(self._path, os.O_RDONLY) as descriptor:
+            if not os.fstat(descriptor).st_size:
+                return not state.offset
+            # The former first: it may end as the new one does, and differ before that.
+            if state.former is not None and _holds(descriptor, *state.former, b""):
+                return False
+            if not _holds(descriptor, state.offset, state.last, coming):
+                raise StorageError(f"{self.file} was written by something else meanwhile")
+            self._state = replace(state, former=None)
+            return True
+        return False
+
     def _write(self) -> bool:
         """Whether everything that was stored is in the file now."""
-        size = _size_of(self._path)
-        if self._size is not None and size > self._size:
-            raise self._foreign()
-        if size < self._state.offset or not self._path.exists():
-            self._anew()
-            return True
-        batch = self._batch(self._state)
-        while not batch.has_grown:
+        while True:
+            batch = self._batch(self._state)
+            if not self._is_there(batch.data):
+                self._anew()
+                return True
+            if batch.has_grown:
+                return self._grow()
             if batch.data:
                 self._append(batch.data, _after(self._state, batch))
             else:
                 self._state = replace(self._state, marks=batch.marks)
             if batch.is_all:
                 return True
-            batch = self._batch(self._state)
-        return self._grow()
 
     def _grow(self) -> bool:
         """Write it anew for new columns, for a tenth of the time at most."""
@@ -212,67 +222,79 @@ class Feed:
 
     def _append(self, data: bytes, state: Written) -> None:
         """Put rows behind the last one, and what closes the document behind them."""
-        start = state.offset - len(data)
-        closing = export.tail(self.form, is_empty=not state.rows)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            state = replace(state, last=_hash(_before(descriptor, start) + data))
+        start = self._state.offset
+        with _opened(self._path, os.O_RDWR) as descriptor:
+            last = _hash(_before(descriptor, start) + data)
             try:
-                _put(descriptor, data + closing, start)
+                _put(descriptor, data + self._closing(state), start)
                 os.fsync(descriptor)
             except OSError:
                 with suppress(OSError):  # the document as it was needs no more room
-                    before = export.tail(self.form, is_empty=not self._state.rows)
-                    _put(descriptor, before, start)
+                    _put(descriptor, self._closing(self._state), start)
                 raise
-        finally:
-            os.close(descriptor)
-        self._size = state.offset + len(closing)
-        self._set(state)
+        self._set(replace(state, last=last, former=None))
+
+    def _closing(self, state: Written) -> bytes:
+        return export.tail(self.form, is_empty=not state.rows)
 
     def _set(self, state: Written) -> None:
         self._keep(state)
-        self._state = state
+        self._state, self._is_new = state, False
 
-    def _anew(self) -> None:
-        """Write it from its first row: beside it, and then in its place; behind what was
-        there before, in its place at once."""
-        base = min(self._state.base, _size_of(self._path))
-        self._set(replace(self._state, base=base, is_anew=True))
-        path = self._path if base else self._part
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def _anew(self, *, is_filled: bool = True) -> None:
+        """Write it from its first row, if `is_filled`; else only what stands before that."""
+        state = self._state
+        former = None if self._is_new else state.former or (state.offset, state.last)
+        if self._state.base and self._path.exists() and self._path.stat().st_size:
+            self._clear(former)
+            if is_filled:
+                self._write()
+            return
+        self._state = replace(self._state, base=0)
         try:
-            state = self._fill(descriptor, base)
-            os.fsync(descriptor)
-            if not base:
-                _take_place(descriptor, self._part, self._path)
-        except BaseException:
-            if not base:
-                with suppress(OSError):
-                    self._part.unlink()
-            raise
+            with replacing(self._path, self._part) as descriptor:
+                state = self._fill(descriptor, is_filled)
+                os.fsync(descriptor)
+                self._keep(replace(state, former=former))
         finally:
-            os.close(descriptor)
-        self._size = _size_of(self._path)
-        self._set(state)
+            with suppress(OSError):
+                self._part.unlink()
+        self._state, self._is_new = state, False
 
-    def _fill(self, descriptor: int, base: int) -> Written:
-        """Everything that is stored, behind `base` bytes."""
+    def _clear(self, former: tuple[int, str] | None) -> None:
+        """Leave only what was there before. Raises StorageError when that has other columns."""
+        state, head = self._headed()
+        base = self._state.base
+        with _opened(self._path, os.O_RDWR) as descriptor:
+            if head:
+                _check_head(descriptor, head, self.file)
+            if os.pread(descriptor, 1, base - 1) != b"\n":
+                base += os.pwrite(descriptor, b"\n", base)
+            last = _hash(_before(descriptor, base))
+            self._set(replace(state, offset=base, base=base, last=last, former=former))
+            os.ftruncate(descriptor, base)
+            os.fsync(descriptor)
+        self._state = replace(self._state, former=None)
+
+    def _fill(self, descriptor: int, is_filled: bool) -> Written:
+        """A document into an empty file: everything that is stored, or no row."""
         while True:
-            state, data = self._headed(base, descriptor)
-            _put(descriptor, data, base)
-            while not (batch := self._batch(state)).has_grown:
+            state, head = self._headed()
+            _put(descriptor, head, 0)
+            batch = None
+            while is_filled and not (batch and batch.is_all):
+                batch = self._batch(state)
+                if batch.has_grown:
+                    break
                 _put(descriptor, batch.data, state.offset)
                 state = _after(state, batch)
-                if batch.is_all:
-                    closing = export.tail(self.form, is_empty=not state.rows)
-                    _put(descriptor, closing, state.offset)
-                    return replace(state, last=_hash(_before(descriptor, state.offset)))
+            if batch is None or batch.is_all:
+                _put(descriptor, self._closing(state), state.offset)
+                return replace(state, last=_hash(_before(descriptor, state.offset)))
 
-    def _headed(self, base: int, descriptor: int) -> tuple[Written, bytes]:
-        """An empty document's state, and its head. Raises StorageError when what is there
-        has other columns."""
-        state = Written(runs=self._tail.runs, base=base)
+    def _headed(self) -> tuple[Written, bytes]:
+        """The state of a document without a row, and its head."""
+        state = Written(runs=self._tail.runs)
         columns: tuple[str, ...] = ()
         if self.form == "csv":
             with self._tail.snapshot() as layouts:
@@ -280,29 +302,21 @@ class Feed:
                     columns = layout.columns
                     marks = {layout.name: Mark(0, columns, layout.replaced)}
                     state = replace(state, marks=marks)
-        data = export.head(columns, self.form)
-        if base:
-            if data:
-                _check_head(descriptor, data, self.file)
-            data = b"" if os.pread(descriptor, 1, base - 1) == b"\n" else b"\n"
-        return replace(state, offset=base + len(data)), data
+        head = export.head(columns, self.form)
+        return replace(state, offset=len(head)), head
 
 
-def fit(file: Path, written: Written) -> str:
-    """What a file is to a state: "same" when it can be gone on with, "anew" when it is to be
-    written from its first row (gone, too short, or that was under way), else "foreign"."""
-    if written.is_anew or not file.exists() or _size_of(file) < written.offset:
-        return "anew"
-    with file.open("rb") as stream:
-        last = _hash(_before(stream.fileno(), written.offset))
-    return "same" if last == written.last else "foreign"
-
-
-def check_head(file: Path, columns: Iterable[str]) -> None:
-    """Raise StorageError when a CSV file that is there has other columns; empty: it has none."""
-    with file.open("rb") as stream:
-        if _size_of(file):
-            _check_head(stream.fileno(), export.head(tuple(columns), "csv"), file)
+@contextmanager
+def replacing(path: Path, part: Path) -> Iterator[int]:
+    """A new file, open for writing, that takes the place of another, with its mode, once the
+    body has ended; `part` is what it is called until then. Durable when this returns."""
+    with _opened(part, os.O_RDWR | os.O_CREAT | os.O_EXCL) as descriptor:
+        with suppress(FileNotFoundError):
+            os.fchmod(descriptor, path.stat().st_mode & 0o7777)
+        yield descriptor
+        part.replace(path)
+    with _opened(path.parent, os.O_RDONLY | os.O_DIRECTORY) as folder:
+        os.fsync(folder)
 
 
 def _check_head(descriptor: int, wanted: bytes, file: Path) -> None:
@@ -316,6 +330,15 @@ def _check_head(descriptor: int, wanted: bytes, file: Path) -> None:
         )
 
 
+def _holds(descriptor: int, offset: int, last: str, coming: bytes) -> bool:
+    """Whether a file is known again before an offset, and has nothing behind it but the begin
+    of what comes next, or what closes the document."""
+    most = len(coming) + CLOSING_BYTES
+    rest = os.pread(descriptor, most + 1, offset)
+    is_known = _hash(_before(descriptor, offset)) == last
+    return is_known and len(rest) <= most and coming.startswith(rest.rstrip(b"]\n"))
+
+
 def _after(state: Written, batch: Batch) -> Written:
     return replace(
         state,
@@ -326,16 +349,13 @@ def _after(state: Written, batch: Batch) -> Written:
     )
 
 
-def _take_place(descriptor: int, part: Path, path: Path) -> None:
-    """Put a file in the place of another, with its mode; durable when this returns."""
-    with suppress(FileNotFoundError):
-        os.fchmod(descriptor, path.stat().st_mode & 0o7777)
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
     try:
-        os.fsync(folder)
+        yield descriptor
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _put(descriptor: int, data: bytes, at: int) -> None:
@@ -354,10 +374,3 @@ def _before(descriptor: int, offset: int) -> bytes:
 
 def _hash(data: bytes) -> str:
     return blake2b(data[-CHECKED_BYTES:], digest_size=8).hexdigest()
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 
 from storage.store import StorageError
 
@@ -33,18 +34,16 @@ class FileLock:
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except OSError as error:
-                raise StorageError(
-                    f"{path} cannot be created: {error.strerror}",
-                    hint="choose a file in a folder that can be written, with --db",
-                ) from error
+                raise _without_room(database, error) from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
                 os.close(descriptor)
+                stop = f"`crawler set stop --db {shlex.quote(database)}` or `kill -INT {holder}`"
                 raise StorageError(
                     f"{database} is being used by another crawl (process {holder})",
-                    hint=f"wait for it, stop it with `kill -INT {holder}`, or choose another --db",
+                    hint=f"wait for it, stop it with {stop}, or choose another --db",
                 ) from error
             if _is_same_file(descriptor, path):
                 os.ftruncate(descriptor, 0)
@@ -73,6 +72,18 @@ def is_held(database: str) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _without_room(database: str, error: OSError) -> StorageError:
+    """Why a database cannot be had, in words about the file that was named."""
+    folder = os.path.dirname(database) or "."
+    if not os.path.isdir(folder):
+        hint = f"mkdir -p {shlex.quote(folder)}"
+        return StorageError(f"{database} has no folder: {folder}", hint=hint)
+    return StorageError(
+        f"{database} cannot be used: no file can be made in {folder}: {error.strerror}",
+        hint="choose a file in a folder that can be written, with --db",
+    )
 
 
 def _is_same_file(descriptor: int, path: str) -> bool:

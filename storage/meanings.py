@@ -99,6 +99,8 @@ OWN = {
         "arguments": "Spider arguments and given start URLs, JSON with sorted keys.",
         "settings": "Settings that differ from the defaults, JSON.",
         "code_hash": "SHA-256 of the spider's source.",
+        "command": "What `crawler run` was given: spider or file, URLs, arguments, outputs,"
+        " bounds, of -s the names alone, as JSON; NULL: begun in code.",
     },
     "requests": {
         "id": "Number, in the order of discovery.",
@@ -146,7 +148,7 @@ OWN = {
         "id": "`runs.id`.",
         "state": _RUN_STATE,
         "seconds": "From its begin to its end, or to now; pauses between sessions included.",
-        "pages": "Requests done, redirects not included: pages that went to a callback.",
+        "pages": "Requests done, without redirects, and without pages whose callback failed.",
         "clients_peak": "Most clients open at once; NULL: not known yet.",
         "evictions": "Clients closed to make room for another domain's; NULL: not known yet.",
     },

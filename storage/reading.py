@@ -7,6 +7,8 @@ long-held snapshot would keep the crawl's write-ahead log from being folded in.
 
 from __future__ import annotations
 
+import os
+import shlex
 import sqlite3
 import time
 from contextlib import contextmanager
@@ -16,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 from storage import bulk, jobs, lookup, schema
 from storage.lock import is_held
 from storage.records import Queues
-from storage.schema import COUNTERS
+from storage.schema import COUNTERS, quote
 from storage.store import StorageError
-from storage.tables import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from storage.records import RunRow, Scalar
 
-__all__ = ["Reader", "connect_read_only", "count_run", "item_rows", "queues_of"]
+__all__ = ["Reader", "connect_read_only", "count_run", "is_readable", "item_rows", "queues_of"]
 
 QUERY_S = 30.0
 """How long a query may take."""
@@ -43,6 +44,11 @@ class Reader:
         self._query_s = query_s
         if not Path(path).is_file():
             raise StorageError(f"there is no database {path}", hint="crawler run SPIDER makes one")
+        if not is_readable(path):
+            raise StorageError(
+                f"{path} cannot be read: permission denied",
+                hint=f"its owner can allow it: chmod a+r {shlex.quote(str(path))}",
+            )
         self.is_in_use = is_held(self.path)
         """A crawl had the database open when the reader was made."""
         is_whole = not self.is_in_use and not Path(f"{self.path}-wal").exists()
@@ -130,24 +136,24 @@ class Reader:
         return count_run(self._connection, run)
 
     def items(
-        self,
-        table: str,
-        *,
-        run: str | None = None,
-        private: bool = False,
-        latest: bool = False,
+        self, table: str, *, run: str | None = None, latest: bool = False
     ) -> tuple[list[str], Iterator[tuple[Scalar, ...]]]:
         """Columns and a stream of the rows of an item table; `run` is a run's name.
 
         `latest`: the newest row per key over all runs, whatever `run` says. Raises
         StorageError when there is no such table.
         """
-        run = None if latest else run
-        return item_rows(self._connection, table, run=run, private=private, latest=latest)
+        return item_rows(self._connection, table, run=run, latest=latest)
 
     def close(self) -> None:
         """Close. Idempotent."""
         self._connection.close()
+
+
+def is_readable(path: str | Path) -> bool:
+    """Whether this process may read a file; not by opening it, whose closing would end the
+    locks that SQLite has on it."""
+    return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def connect_read_only(path: str, *, is_whole: bool = False) -> sqlite3.Connection:
@@ -213,11 +219,10 @@ def item_rows(
     table: str,
     *,
     run: str | None = None,
-    private: bool = False,
     latest: bool = False,
 ) -> tuple[list[str], Iterator[tuple[Scalar, ...]]]:
-    """Columns, and rows oldest first; `_` columns only when `private`. `latest`: the rows of
-    the table's `_latest` view, in its order."""
+    """Columns, and rows oldest first, without private columns. `latest`: the rows of the table's
+    `_latest` view, in its order."""
     known = connection.execute("SELECT name FROM item_table WHERE name = ?", (table,)).fetchone()
     if known is None:
         names = [name for (name,) in connection.execute("SELECT name FROM item_table")]
@@ -226,7 +231,7 @@ def item_rows(
             hint=f"there is: {', '.join(names)}" if names else "no items are stored yet",
         )
     layout = connection.execute("SELECT name FROM pragma_table_info(?)", known).fetchall()
-    columns = [name for (name,) in layout if private or not name.startswith("_")]
+    columns = [name for (name,) in layout if not name.startswith("_")]
     chosen = ", ".join(map(quote, columns)) or "NULL"
     where, parameters = ("", ()) if run is None else (" WHERE _run = ?", (run,))
     if latest:

@@ -31,6 +31,8 @@ __all__ = [
     "apply",
     "check",
     "is_reserved",
+    "latest_view",
+    "quote",
 ]
 
 APPLICATION_ID = 0x706F6F6C
@@ -231,7 +233,8 @@ VIEWS = (
         "VIEW",
         "runs",
         f"AS SELECT name AS id, spider, {_words('state', RunState)} AS state, started_at,"
-        " finished_at, seeded_at, arguments, settings, code_hash, ended_by FROM run",
+        " finished_at, seeded_at, arguments, settings, code_hash, ended_by,"
+        " (SELECT value FROM run_note WHERE run = run.id AND key = 'command') AS command FROM run",
     ),
     Definition(
         "VIEW",
@@ -389,6 +392,31 @@ def is_reserved(name: str) -> bool:
     return not name or lowered in RESERVED or lowered.startswith(("v_", "sqlite_", "_"))
 
 
+def quote(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def latest_view(name: str, key: str | None) -> str:
+    """Makes the view of an item table's newest rows: over all runs by key, else of the last
+    run that has any."""
+    table = quote(name)
+    if key:
+        # Newest run first, each row only while no newer run has its key: nothing is sorted,
+        # and the first rows come at once.
+        rows = (
+            f"SELECT t.* FROM run r CROSS JOIN {table} t ON t._run = r.name WHERE NOT EXISTS"
+            f" (SELECT 1 FROM run n CROSS JOIN {table} u ON u._run = n.name"
+            f" AND u.{quote(key)} = t.{quote(key)} WHERE n.id > r.id) ORDER BY r.id DESC"
+        )
+    else:
+        rows = (
+            f"SELECT * FROM {table} WHERE _run = (SELECT name FROM run WHERE EXISTS (SELECT 1"
+            f" FROM {table} t WHERE t._run = run.name) ORDER BY id DESC LIMIT 1)"
+        )
+    return f"CREATE VIEW {quote(f'{name}_latest')} AS {rows}"
+
+
 def check(connection: sqlite3.Connection, path: str) -> int:
     """The schema version of an open file; 0: it is empty. Raises StorageError if not ours."""
     try:
@@ -432,7 +460,8 @@ def apply(connection: sqlite3.Connection, path: str) -> None:
 
     @migrations(name="0003-notes")
     def _(database: Database) -> None:
-        _add_notes(database.conn)
+        for definition in _NOTES:
+            _create(database.conn, definition)
 
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
@@ -440,6 +469,9 @@ def apply(connection: sqlite3.Connection, path: str) -> None:
     for view in VIEWS:
         connection.execute(f"DROP VIEW IF EXISTS {view.name}")
         _create(connection, view)
+    for name, key in connection.execute("SELECT name, key FROM item_table").fetchall():
+        connection.execute(f"DROP VIEW IF EXISTS {quote(f'{name}_latest')}")
+        connection.execute(latest_view(name, key))
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
 
@@ -453,14 +485,6 @@ def _add_columns(connection: sqlite3.Connection) -> None:
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
 
 
-def _add_notes(connection: sqlite3.Connection) -> None:
-    """What version 3 has beside the tables of an older file."""
-    have = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    for definition in _NOTES:
-        if definition.name not in have:
-            _create(connection, definition)
-
-
 def _count_connect_failures(connection: sqlite3.Connection) -> None:
     """Runs of version 1 counted them by code only."""
     codes = ", ".join(f"'{code}'" for code in sorted(CONNECT_ERRORS))
@@ -472,4 +496,4 @@ def _count_connect_failures(connection: sqlite3.Connection) -> None:
 
 
 def _create(connection: sqlite3.Connection, definition: Definition) -> None:
-    connection.execute(f"CREATE {definition.kind} {definition.name} {definition.sql}")
+    connection.execute(f"CREATE {definition.kind} IF NOT EXISTS {definition.name} {definition.sql}")

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from storage import bulk
 from storage.records import Column
-from storage.schema import is_reserved
+from storage.schema import is_reserved, latest_view, quote
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from storage.ledger import Sums
     from storage.records import ItemRow, Scalar, Table
 
-__all__ = ["ItemTables", "Refused", "StoredItem", "quote"]
+__all__ = ["ItemTables", "Refused", "StoredItem"]
 
 MAX_COLUMNS = 1_000
 TYPES = frozenset({"TEXT", "INTEGER", "REAL", "BLOB", ""})
@@ -51,11 +51,6 @@ class _Layout(Struct):
     key: str | None
     columns: dict[str, Column]
     """By name in lower case, as SQLite compares them."""
-
-
-def quote(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 class ItemTables:
@@ -195,7 +190,7 @@ class ItemTables:
             f"CREATE TABLE {quote(name)} ({''.join(fields)}_run TEXT NOT NULL,"
             f" _request INTEGER, _ordinal INTEGER, UNIQUE ({identity}))"
         )
-        self._connection.execute(_latest(name, key))
+        self._connection.execute(latest_view(name, key))
         self._connection.execute("INSERT INTO item_table VALUES (?, ?)", (name, key))
         layout = _Layout(name, key, {column.name.lower(): column for column in columns})
         self._layouts[name.lower()] = layout
@@ -236,21 +231,3 @@ def _values(item: ItemRow, fields: list[str]) -> tuple[Scalar, ...]:
     if len(given) < len(names):
         raise Refused(f"table {item.table}: two fields differ only in the case of letters")
     return tuple(given.get(name.lower()) for name in fields)
-
-
-def _latest(name: str, key: str | None) -> str:
-    table = quote(name)
-    if key:
-        # Newest run first, each row only while no newer run has its key: nothing is sorted,
-        # and the first rows come at once.
-        rows = (
-            f"SELECT t.* FROM run r CROSS JOIN {table} t ON t._run = r.name WHERE NOT EXISTS"
-            f" (SELECT 1 FROM run n CROSS JOIN {table} u ON u._run = n.name"
-            f" AND u.{quote(key)} = t.{quote(key)} WHERE n.id > r.id) ORDER BY r.id DESC"
-        )
-    else:
-        rows = (
-            f"SELECT * FROM {table} WHERE _run = (SELECT name FROM run WHERE EXISTS (SELECT 1"
-            f" FROM {table} t WHERE t._run = run.name) ORDER BY id DESC LIMIT 1)"
-        )
-    return f"CREATE VIEW {quote(name + '_latest')} AS {rows}"

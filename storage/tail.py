@@ -11,6 +11,7 @@ count; a snapshot is held for one batch only, so the write-ahead log can be fold
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,8 @@ from msgspec.structs import replace
 
 from storage import export
 from storage.reading import connect_read_only
-from storage.schema import Tally
-from storage.tables import quote
+from storage.schema import Tally, quote
+from storage.store import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -84,21 +85,38 @@ class Tail:
 
     def version(self) -> int:
         """Another number than before when anything was committed meanwhile."""
-        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        with self._told():
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
         return int(version)
 
     @contextmanager
     def snapshot(self) -> Iterator[list[Layout]]:
-        """One moment of the database: its item tables, oldest first."""
-        self._connection.execute("BEGIN")
+        """One moment of the database: its item tables, oldest first. Raises StorageError."""
+        with self._told():
+            self._connection.execute("BEGIN")
+            try:
+                yield self._layouts()
+            finally:
+                self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            yield self._layouts()
-        finally:
-            self._connection.execute("COMMIT")
+            yield
+        except sqlite3.Error as error:
+            raise StorageError(f"the items cannot be read: {error}") from error
 
     def filled(self, layouts: Iterable[Layout]) -> list[Layout]:
         """Those tables that hold items of these runs."""
         return [layout for layout in layouts if self._has_rows(layout)]
+
+    def count(self, layouts: Iterable[Layout]) -> int:
+        """Rows of these runs in tables of this snapshot."""
+        counts = (
+            f"SELECT count(*) FROM {quote(layout.name)} WHERE _run IN ({self._marks})"
+            for layout in layouts
+        )
+        return sum(self._connection.execute(each, self.runs).fetchone()[0] for each in counts)
 
     def read(
         self, layouts: list[Layout], marks: Mapping[str, Mark], form: str, *, is_first: bool

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import click
 import pytest
 
-from crawler.cli import main
+from crawler.cli import main, program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +26,15 @@ class Said(NamedTuple):
         assert self.out == ""
         error, hint = self.err.splitlines()
         return error.removeprefix("error: "), hint.removeprefix("  hint: ")
+
+
+def check_line(line: str) -> None:
+    """Let a command that some text names read its words, without carrying it out."""
+    start, name, *words = shlex.split(line)
+    assert start == "crawler"
+    command = program.get_command(click.Context(program), name)
+    assert command is not None, line
+    command.make_context(name, words)
 
 
 class Call(Protocol):

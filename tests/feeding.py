@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+import pytest
 
 from storage import Column, Commit, ItemRow, RunSpec, Table, open_store
 from storage.export import write_parts
@@ -15,7 +18,7 @@ from storage.reading import Reader
 from storage.tail import Tail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 BOOK = Table(name="book", columns=(Column(name="k"), Column(name="n", type="INTEGER")), key="k")
@@ -23,6 +26,36 @@ BOOK = Table(name="book", columns=(Column(name="k"), Column(name="n", type="INTE
 
 class Killed(BaseException):
     """The process ends here."""
+
+
+@contextmanager
+def killed(step: int) -> Iterator[list[str]]:
+    """Let the process end at a step: half a write, before or behind anything that lasts.
+
+    Gives the names of the steps that were made. Nothing is tidied up by the dead.
+    """
+    made: list[str] = []
+
+    def ending(name: str, real: Callable[..., Any], *, is_torn: bool = False) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
+            if len(made) > step:
+                raise Killed
+            made.append(name)
+            if len(made) <= step:
+                return real(*arguments, **more)
+            if is_torn:
+                descriptor, data, at = arguments
+                real(descriptor, data[: len(data) // 2], at)
+            raise Killed
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+        patch.setattr(os, "pwrite", ending("pwrite", os.pwrite, is_torn=True))
+        for name in ("ftruncate", "fsync", "replace", "unlink"):
+            patch.setattr(os, name, ending(name, getattr(os, name)))
+        patch.setattr(Shelf, "keep", ending("keep", Shelf.keep))
+        yield made
 
 
 class Shelf:
@@ -35,9 +68,6 @@ class Shelf:
         self.store = self.runner.run(open_store(self.path))
         self.run = self.runner.run(self.store.begin(RunSpec(spider="shelf", started_at=1.0)))
         self.kept: dict[str, bytes] = {}
-        self.kills_in: int | None = None
-        """How many states are still kept before a kill; None: none comes."""
-        self.kills_before = False
         self.feeds: list[Feed] = []
 
     def __enter__(self) -> Self:
@@ -77,7 +107,7 @@ class Shelf:
             Tail(self.path, {self.run.id: self.run.name}),
             self.folder / name,
             form,
-            keep=self._keeper(name),
+            keep=lambda written: self.keep(name, written),
             table=table,
             written=None if state is None else msgspec.json.decode(state, type=Written),
             base=base,
@@ -85,17 +115,9 @@ class Shelf:
         self.feeds.append(feed)
         return feed
 
-    def _keeper(self, name: str) -> Callable[[Written], None]:
-        def keep(written: Written) -> None:
-            dies = self.kills_in == 0
-            if self.kills_in is not None:
-                self.kills_in -= 1
-            if not (dies and self.kills_before):
-                self.kept[name] = msgspec.json.encode(written)
-            if dies:
-                raise Killed
-
-        return keep
+    def keep(self, name: str, written: Written) -> None:
+        """Keep the state of a file, as a crawl does in its database."""
+        self.kept[name] = msgspec.json.encode(written)
 
     def exported(self, form: str, *tables: str) -> str:
         """What an export of these tables gives."""

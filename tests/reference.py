@@ -10,6 +10,7 @@ exit codes, examples, sample queries). Does not own: the facts, which are read f
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from tests.markdown import table
 if TYPE_CHECKING:
     from crawler.settings import Field
 
-__all__ = ["FOLDER", "PAGES", "written"]
+__all__ = ["FOLDER", "PAGES", "views", "written"]
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 HOW = "python -m tests.reference"
@@ -106,17 +107,23 @@ SAMPLES = {
 """Name to a query that a reader may begin with; two of them are of item tables."""
 
 
+def views() -> dict[str, list[str]]:
+    """The public views of an empty database, with their columns."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
+        schema.apply(made, ":memory:")
+        return {
+            view.name: [name for _, name, *_ in made.execute(f"PRAGMA table_info({view.name})")]
+            for view in schema.VIEWS
+        }
+
+
 def database() -> str:
     """docs/reference/schema.md."""
-    made = sqlite3.connect(":memory:", isolation_level=None)
-    schema.apply(made, ":memory:")
     parts = [SCHEMA_HEAD.format(written=WRITTEN.format("`storage.schema` and `storage.meanings`"))]
-    for view in schema.VIEWS:
-        columns = [name for _, name, *_ in made.execute(f"PRAGMA table_info({view.name})")]
-        rows = [(f"`{name}`", meanings.meaning(view.name, name) or "") for name in columns]
-        parts += [f"## {view.name}\n\nA row is {meanings.ROWS.get(view.name, '')}.\n\n"]
-        parts += [table(("column", "meaning"), rows), _sample(view.name)]
-    made.close()
+    for view, columns in views().items():
+        rows = [(f"`{name}`", meanings.meaning(view, name) or "") for name in columns]
+        parts += [f"## {view}\n\nA row is {meanings.ROWS.get(view, '')}.\n\n"]
+        parts += [table(("column", "meaning"), rows), _sample(view)]
     own = [(f"`{name}`", text) for name, text in meanings.PRIVATE.items()]
     return "".join(
         [*parts, ITEMS, table(("column", "meaning"), own), _sample("book", "book_latest")]

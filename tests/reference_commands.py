@@ -88,7 +88,7 @@ EXAMPLES: dict[str, str] = {
     "errors": "crawler errors books --code no-match",
     "export": "crawler export books -o books.csv",
     "fetch": "crawler fetch https://shop.example/ -H 'Accept-Language: en' --text",
-    "init": "crawler init shop --contact https://you.example/bot",
+    "init": "crawler init shop",
     "list": "crawler list --json",
     "new": "crawler new books https://shop.example/ -t follow",
     "parse": "crawler parse books https://shop.example/book/1 --callback book",

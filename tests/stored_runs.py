@@ -52,6 +52,7 @@ def write_run(
             run = await store.begin(
                 RunSpec(spider=spider, started_at=started_at, settings=settings)
             )
+            await store.note(run.id, "command", f'["{spider}"]')
             for table in tables:
                 await store.declare(_table(table))
             links = [_link(n) for n in range(pages + failed + queued)]

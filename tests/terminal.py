@@ -55,9 +55,10 @@ class Screen:
     def _set(self, number: str, is_on: bool) -> None:
         if number == "25":
             self.has_cursor = is_on
-        else:
-            assert number == "7"
+        elif number == "7":
             self.wraps = is_on
+        else:
+            assert number == "2004"  # a line editor's paste
 
     def _control(self, letter: str, number: int) -> None:
         if letter == "A":
@@ -115,7 +116,7 @@ class Pty:
 
     def run(self, *arguments: str) -> subprocess.Popen[bytes]:
         """`crawler` with this as its terminal; stdout too."""
-        ours = ("CI", "NO_COLOR", "COLUMNS", "LINES")
+        ours = ("CI", "NO_COLOR", "COLUMNS", "LINES", "LC_ALL")
         kept = {name: value for name, value in os.environ.items() if name not in ours}
         return subprocess.Popen(
             [sys.executable, "-c", _TAKE, *arguments],

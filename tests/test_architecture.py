@@ -207,7 +207,7 @@ PURE = (
     *("crawler.scheduler", "crawler.pool.leases", "crawler.pool.expiry", "crawler.proxies"),
     *("crawler.pool.keepalive", "crawler.pool.deadlines", "crawler.pool.parsing"),
     *("crawler.web.forms", "crawler.web.redirects", "crawler.web.robots"),
-    *("crawler.meter", "crawler.rates", "crawler.forecast", "crawler.steering", "crawler.wishes"),
+    *("crawler.meter", "crawler.forecast", "crawler.steering", "crawler.wishes"),
 )
 
 

@@ -8,54 +8,25 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
-from crawler.cli import COMMANDS, Entry, main
+from crawler.cli import COMMANDS, ELSEWHERE, Entry
 from storage import RunState
+from tests.commands import call, here
 from tests.stored_runs import STARTED_AT, write_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.commands import Call
+
+__all__ = ["call", "here"]
+
 READING = ("list", "runs", "report", "sql", "export", "config")
 HEAVY = ("httpx", "httpcore", "selectolax", "sqlite_utils", "rich", "sqlite3", "msgspec", "asyncio")
 EVIL = "\x1b]0;x\x07\u202egnol"
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> tuple[str, str]:
-        """The lines `error:` and `hint:`; nothing else was said."""
-        assert self.out == ""
-        error, hint = self.err.splitlines()
-        return error.removeprefix("error: "), hint.removeprefix("  hint: ")
-
-
-class Call(Protocol):
-    def __call__(self, *argv: str) -> Said: ...
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("CRAWLER_")]:
-        monkeypatch.delenv(name)
-    return tmp_path
-
-
-@pytest.fixture
-def call(here: Path, capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*argv: str) -> Said:
-        capsys.readouterr()
-        return Said(main(argv), *capsys.readouterr())
-
-    return run
 
 
 # ── the program ──────────────────────────────────────────────────────────────────────────
@@ -347,7 +318,7 @@ def test_export_into_a_folder_that_is_not_there_is_refused(call: Call, here: Pat
     write_run(here / "books.db", pages=1)
     said = call("export", "-o", "missing/out.csv")
     assert said.code == 2
-    assert "cannot be written" in said.err
+    assert said.error == ("missing/out.csv has no folder: missing", "mkdir -p missing")
 
 
 # ── config ───────────────────────────────────────────────────────────────────────────────
@@ -400,9 +371,8 @@ def test_config_tells_what_a_domains_setting_means_and_no_password_of_a_proxy(ca
     rows = json.loads(call("config", "--json", *flags).out)
     assert rows[0]["value"] == ["http://***@p:1", "socks5://q"]
     assert rows[0]["meaning"].startswith("Proxies to send through")
-    assert call("config", "resolve").out.splitlines()[-1].split() == [
-        *('resolve."HOST"', "none", "default")
-    ]
+    shown = call("config", "resolve").out.splitlines()[-1].split()
+    assert shown[:4] == ['resolve."HOST"', "none", "default", "Addresses"]
 
 
 def test_a_mistake_in_a_setting_is_told_before_anything_happens(call: Call, here: Path) -> None:
@@ -410,3 +380,47 @@ def test_a_mistake_in_a_setting_is_told_before_anything_happens(call: Call, here
     said = call("config")
     assert said.code == 2
     assert "setting `limit` = 'many' (from crawler.toml): expected" in said.err
+
+
+# ── other names ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ("crawl books", "run books"),
+        ("crawl", "run SPIDER"),
+        ("runspider books.py -o x.csv", "run books.py"),
+        ("genspider books", "new books"),
+        ("startproject shop", "init shop"),
+        ("resume", "run SPIDER"),
+        ("pause books", "set pause"),
+        ("check", "config --check"),
+    ],
+)
+def test_a_command_of_other_crawlers_is_answered_with_ours(
+    typed: str, ours: str, call: Call
+) -> None:
+    error, hint = call(*typed.split()).error
+    assert error == f"unknown command `{typed.split()[0]}`"
+    assert hint == f"did you mean `crawler {ours}`?"
+
+
+def test_every_counterpart_is_a_command() -> None:
+    assert {ours.split()[0] for ours in ELSEWHERE.values()} <= set(COMMANDS)
+    assert not set(ELSEWHERE) & set(COMMANDS)
+
+
+def test_a_database_that_may_not_be_read_is_told_as_such(call: Call, here: Path) -> None:
+    write_run(here / "books.db")
+    (here / "books.db").chmod(0)
+    here.chmod(0o755)
+    user = os.geteuid()
+    if user == 0:  # who may read everything
+        os.seteuid(65_534)
+    try:
+        told = [call(*words).err for words in (("report",), ("report", "--db", "books.db"))]
+    finally:
+        os.seteuid(user)
+    for error in told:
+        assert error.startswith("error: books.db cannot be read: permission denied\n  hint: ")

@@ -159,6 +159,10 @@ def test_columns_of_one_name_are_all_kept(here: Path, capsys: pytest.CaptureFixt
         ("", "has no rows", "only SELECT"),
         ("selec 1", "syntax error", "crawler sql --schema"),
         ("select x from nowhere_", "no such table: nowhere_", "crawler sql --schema"),
+        ("select b.titel from book b", "no such column: b.titel", "did you mean `title`?"),
+        ("select xyzzy from book", "no such column: xyzzy", "crawler sql --schema"),
+        ("shop", "syntax error", 'crawler sql "select * from runs"'),
+        ("books.db", "`books.db` is no query", "crawler sql 'select * from runs' --db books.db"),
     ],
 )
 def test_a_query_that_does_not_read_is_refused(
@@ -253,12 +257,26 @@ def test_export_reads_a_run_that_goes_on(here: Path, capsys: pytest.CaptureFixtu
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_export_over_a_link_leaves_it_one_and_the_mode_of_its_file(here: Path) -> None:
+    write_run(here / "books.db", pages=1)
+    (here / "real.csv").touch(0o600)
+    (here / "x.csv").symlink_to("real.csv")
+    assert main(["export", "-o", "x.csv", "-O"]) == 0
+    assert (here / "x.csv").is_symlink()
+    assert (here / "real.csv").read_text().count("\n") == 2
+    assert (here / "real.csv").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         (["-o", "book=x.csv", "--table", "author"], "names a table, and --table author"),
         (["-o", "x.csv", "-o", "./x.csv"], "is given twice"),
         (["-o", "no=x.csv"], "no item table `no`"),
+        (["--csv", "-o", "books.db", "-O"], "books.db is the database"),
+        (["-o", "gone/x.csv"], "has no folder"),
+        (["-o", "x.csv", "--json"], "ends in .csv, and --json says another form"),
+        (["--csv", "--nl"], "--csv and --nl exclude each other"),
     ],
 )
 def test_export_refuses_what_contradicts_itself(
@@ -268,3 +286,22 @@ def test_export_refuses_what_contradicts_itself(
     assert main(["export", *arguments]) == 2
     assert error in capsys.readouterr().err
     assert not (here / "x.csv").exists()
+    with Reader(here / "books.db") as reader:
+        assert reader.tables() == ["book"]
+
+
+# -- streams -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("streams", "code"), [(">&-", 0), (">&- 2>&- <&-", 0), ("2>&-", 0), (">/dev/full", 5)]
+)
+def test_a_stream_that_is_closed_or_full_ends_nothing_in_a_traceback(
+    streams: str, code: int, here: Path
+) -> None:
+    write_run(here / "books.db", pages=1)
+    command = f"{sys.executable} -m crawler sql 'select 1 as one' {streams}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "one\n---\n  1\n" if streams == "2>&-" else "")
+    told = "error: stdout cannot be written: No space left on device\n  hint: "
+    assert done.stderr.startswith(told) if code else done.stderr == ""

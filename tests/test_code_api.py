@@ -163,6 +163,61 @@ def test_two_crawls_at_once_share_a_session_or_have_one_each(kernel: Kernel) -> 
     assert [len(result.items) for result in results] == [3, 3, 3, 3]
 
 
+def test_a_run_is_gone_on_with_by_one_at_a_time(tmp_path: Path) -> None:
+    db, site = tmp_path / "x.db", Site(trail(4))
+
+    async def scene() -> tuple[Any, ...]:
+        async with site:
+            url = site.url("/0")
+            await crawl(Trail, db=db, site=url, settings=Settings(limit=2))
+            async with await Session.open(db, QUICK) as session:
+                both = (crawl(Trail, site=url, session=session, resume=True) for _ in range(2))
+                return tuple(await asyncio.gather(*both, return_exceptions=True))
+
+    first, second = run_loop(scene())
+    assert (first.ended_by, first.delivered) == ("finished", 2)
+    assert isinstance(second, UsageError)
+    assert str(second) == "trail-1 is running in this session"
+
+
+def test_a_hook_that_cancels_its_own_ending_leaves_nobody_waiting() -> None:
+    class Hasty(Trail):
+        async def closed(self, result: Any) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+    async def scene(url: str) -> None:
+        async with await Session.open(None, QUICK) as session, asyncio.timeout(5):
+            with pytest.raises(asyncio.CancelledError):
+                await session.crawl(Hasty(site=url))
+            assert session.live().runs == ()
+
+    with Site(trail(1)).threaded() as site:
+        run_loop(scene(site.url("/0")))
+
+
+def test_a_session_whose_closing_is_cancelled_is_closed_all_the_same(tmp_path: Path) -> None:
+    db, site = tmp_path / "x.db", Site(held_trail(3, 1))
+
+    async def scene() -> None:
+        session = await Session.open(db, QUICK)
+        await session.begin(Trail(site=site.url("/0")))
+        await asyncio.to_thread(site.wait_for, 2)
+        closing = asyncio.ensure_future(session.aclose())
+        for _ in range(3):
+            await asyncio.sleep(0)
+            closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+
+    with site.threaded():
+        run_loop(scene())
+    assert [path.name for path in tmp_path.iterdir()] == ["x.db"]
+    assert rows(db, "select state, ended_by from runs") == [("interrupted", "signal")]
+
+
 @pytest.mark.parametrize("way", ["break", "error", "aclosing", "cancel"])
 def test_a_stream_that_is_left_ends_its_crawl(way: str, kernel: Kernel, tmp_path: Path) -> None:
     db = tmp_path / "x.db"
@@ -256,16 +311,19 @@ def test_resume_is_the_commands_choice(tmp_path: Path) -> None:
 def test_a_changed_spider_is_not_gone_on_with_by_itself(tmp_path: Path) -> None:
     db = tmp_path / "x.db"
     Other = type("Trail", (Trail,), {"__module__": "elsewhere", "name": "trail"})
-    with Site(trail(1)).threaded() as site:
+
+    async def cut(url: str) -> None:
+        async with aclosing(stream(Trail, db=db, site=url)) as items:
+            await anext(items)
+
+    with Site(trail(3)).threaded() as site:
         url = site.url("/0")
-        impatient = Settings(patience=0, domain=DomainSettings(delay=0))
-        site.add("/0", Reply.code(503, {"Retry-After": "3000"}))
-        assert crawl_sync(Trail, db=db, site=url, settings=impatient).ended_by == "waiting"
+        run_loop(cut(url))
         with pytest.raises(UsageError, match="trail-1 was interrupted, and trail has") as caught:
             crawl_sync(Other, db=db, site=url, resume="auto")
         assert caught.value.hint == "resume=True goes on with it, resume=False begins anew"
-        result = crawl_sync(Other, db=db, site=url, settings=impatient, resume=True)
-    assert result.run == "trail-1"
+        result = crawl_sync(Other, db=db, site=url, resume=True)
+    assert (result.run, result.ended_by) == ("trail-1", "finished")
 
 
 def test_a_run_from_code_is_gone_on_with_by_the_command(tmp_path: Path) -> None:
@@ -415,6 +473,36 @@ def python(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_a_second_ctrl_c_waits_for_nothing_and_leaves_no_handler() -> None:
+    closing, go = threading.Event(), threading.Event()
+
+    class Slow(Trail):
+        def given(self, page: Response) -> Iterator[Any]:
+            os.kill(os.getpid(), signal.SIGINT)
+            yield {}
+
+        async def closed(self, result: Any) -> None:
+            closing.set()
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.to_thread(go.wait, 10)
+
+    async def cell(url: str) -> None:
+        crawl_sync(Slow, site=url)
+
+    before = signal.getsignal(signal.SIGINT)
+    with Site(trail(1)).threaded() as site:
+        loop = asyncio.new_event_loop()
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(cell(site.url("/0")))
+        loop.close()
+        assert closing.is_set()
+        assert signal.getsignal(signal.SIGINT) is before
+        go.set()
+        for thread in threading.enumerate():
+            if thread.name == "crawl":
+                thread.join(10)
 
 
 @pytest.mark.parametrize("way", ["plain", "loop"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ import crawler
 from crawler import CrawlResult, Node, Request, Response, Spider
 from crawler.codes import CODES
 from crawler.settings import DomainSettings, vocabulary
-from storage import schema
 from tests.markdown import code, tables
+from tests.reference import views
 from tests.reference_commands import is_command, loaded, options
 from tests.test_docs_names import resolves
 
@@ -41,16 +40,8 @@ def settings() -> set[str]:
 
 
 def columns() -> set[str]:
-    made = sqlite3.connect(":memory:", isolation_level=None)
-    schema.apply(made, ":memory:")
-    names = {view.name for view in schema.VIEWS}
-    of_views = {
-        f"{view}.{name}"
-        for view in names
-        for _, name, *_ in made.execute(f"PRAGMA table_info({view})")
-    }
-    made.close()
-    return names | of_views
+    there = views()
+    return {*there, *(f"{view}.{name}" for view, names in there.items() for name in names)}
 
 
 def is_setting(text: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -14,6 +14,8 @@ from crawler import (
     DomainSettings,
     HeadSettings,
     PoolSettings,
+    Response,
+    Results,
     RobotsSettings,
     Session,
     Settings,
@@ -25,7 +27,9 @@ from crawler import (
 from crawler.crawling import run_loop, settings_of
 from crawler.errors import SettingsError
 from crawler.testing import Site, dead_address
-from tests.crawling import links, rows, value, walker
+from storage import StorageError
+from storage.sqlite import SqliteStore
+from tests.crawling import Walk, links, report, rows, value, walker
 from tests.wire import CA_FILE
 
 if TYPE_CHECKING:
@@ -271,3 +275,26 @@ def test_a_name_with_its_last_dot_is_the_same_domain_and_keeps_it_in_the_host_fi
     assert sorted((entry.host, entry.path) for entry in site.log) == sorted(
         (name, path) for name in names for path in ("/robots.txt", "/", "/1", "/2")
     )
+
+
+def test_a_run_whose_store_failed_has_ended_by_an_error(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path / "a.db")
+        async with Session(store, Settings()) as own:
+            running = await own.begin(walker([site.url("/")], Filling))
+            Filling.store = store
+            with pytest.raises(StorageError, match="full"):
+                await own.ended(running)
+
+    class Filling(Walk):
+        store: ClassVar[SqliteStore]
+
+        def parse(self, page: Response) -> Results:
+            ((used,),) = self.store._writing.execute("PRAGMA page_count")
+            self.store._writing.execute(f"PRAGMA max_page_count = {used}")
+            yield {"text": "x" * 1_000_000}
+
+    with Site({"/": links("/")}).threaded() as site:
+        run_loop(main())
+    assert rows(tmp_path / "a.db", "select state, ended_by from runs") == [("interrupted", "error")]
+    assert report(tmp_path / "a.db").startswith("filling-1 interrupted (error) after")

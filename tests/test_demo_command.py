@@ -46,4 +46,6 @@ def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_port_that_cannot_be_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--serve", "--port", "99999"]) == 2
-    assert "error: the shop cannot open" in capsys.readouterr().err
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == "error: --port 99999 is no port"
+    assert "from 0 to 65535" in hint

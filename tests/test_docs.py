@@ -6,9 +6,9 @@ Conventions of README.md and docs/**/*.md:
   runs in this process, `cd FOLDER` changes the folder; what has pipes or redirections, or
   begins with one of SHELL, is run by sh. One that ends in `# then Ctrl-C` is a process
   that gets a SIGINT when the shop has answered it for a while. `http://127.0.0.1:8080`
-  stands for a bookshop (`crawler.demo.site`) that is open meanwhile. Times, rates, shares, sizes, instants,
-  process ids and numbers of connections are placeholders: any such value will do. `…`
-  stands for any text in a line, and a line of `…` alone for any lines.
+  stands for a bookshop (`crawler.demo.site`) that is open meanwhile. Times, rates, shares,
+  sizes, instants, process ids and numbers of connections are placeholders: any such value
+  will do. `…` stands for any text in a line, and a line of `…` alone for any lines.
 - ```python blocks are run in the same folder, with the names of those before them. Those of
   docs/how-to/notebooks.md are cells: a loop runs meanwhile, and `await` may stand anywhere.
   One that begins with `# name.py` is written to that file instead, so that commands can use
@@ -190,9 +190,11 @@ def write_file(name: str, text: str) -> None:
     file = Path(name)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, "utf-8")
+    if file.suffix != ".py":
+        return
     for name in (file.stem, f"{file.parent.name}.{file.stem}"):
         sys.modules.pop(name, None)
-    if file.suffix == ".py" and file.parent == Path():
+    if file.parent == Path():
         importlib.invalidate_caches()
         importlib.import_module(file.stem)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shlex
 import shutil
 import sqlite3
 from contextlib import AsyncExitStack, closing
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import httpx
@@ -31,13 +29,13 @@ from crawler import (
     crawl_sync,
     item,
 )
-from crawler.cli import COMMANDS
 from crawler.codes import CODES, advice, code_of
 from crawler.errors import FetchError
 from crawler.layers import flag_layer, resolve
 from crawler.pool import PoolTransport
 from crawler.pool.deadlines import DEADLINES
 from crawler.testing import Reply, Site, dead_address
+from tests.commands import check_line
 from tests.crawling import links, rows, value
 from tests.pool_server import Server, dripping, hang
 from tests.wire import CA_FILE, full_backlog, good_context
@@ -45,8 +43,6 @@ from tests.wire import CA_FILE, full_backlog, good_context
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import click
 
     from tests.pool_server import Peer
 
@@ -298,14 +294,13 @@ def test_a_machine_that_is_short_of_sockets_is_nobodys_fault(tmp_path: Path) -> 
 
 def test_a_row_that_nobody_of_ours_wrote_is_told_as_our_mistake(tmp_path: Path) -> None:
     db = tmp_path / "x.db"
-    later = Reply.code(503, {"Retry-After": "3000"})
-    quick = Settings(domain=DomainSettings(delay=0), robots=NO_ROBOTS, patience=0)
-    with Site({"/": later}).threaded() as site:
-        wanted = [site.url("/")]
-        crawl_sync(Asks, db=db, wanted=wanted, settings=quick)
+    first, rest = (Settings(domain=NOW, robots=NO_ROBOTS, limit=n) for n in (1, None))
+    with Site({"/": links(), "/1": links()}).threaded() as site:
+        wanted = [site.url("/"), site.url("/1")]
+        crawl_sync(Asks, db=db, wanted=wanted, settings=first)
         with closing(sqlite3.connect(db)) as connection, connection:
             connection.execute("UPDATE req SET payload = ?", ('{"retry": {"never": 1}}',))
-        result = crawl_sync(Asks, db=db, wanted=wanted, settings=quick, resume="auto")
+        result = crawl_sync(Asks, db=db, wanted=wanted, settings=rest, resume=True)
     assert dict(result.failures) == {"internal": 1}
     assert OURS["internal"] in told(db)["internal"]
     detail = value(db, "select detail from v_errors where code = 'internal'")
@@ -374,15 +369,7 @@ def test_a_hint_is_something_that_can_be_typed(
         for pair in re.findall(r"-s (\S+=(?:'[^']*'|\S+))", text):
             resolve([flag_layer([pair.replace("'", "")])])
         if text.startswith("crawler ") and text != "crawler run":
-            parsed(text.split()[1:], text)
-
-
-def parsed(words: list[str], text: str) -> None:
-    """Let the command that a hint names read its arguments, as far as it is there."""
-    assert words[0] in COMMANDS, text
-    command: click.Command = import_module(COMMANDS[words[0]].module).command
-    with command.make_context(words[0], shlex.split(text)[2:]) as context:
-        assert context.info_name == words[0]
+            check_line(text)
 
 
 def test_advice_has_what_it_is_about_put_in() -> None:

@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.forecast import Forecast, Load, forecast
-from crawler.rates import CELLS, LONG_S, SHORT_S, Moved, Rates, Sample
+from crawler.forecast import (
+    CELLS,
+    LONG_S,
+    SHORT_S,
+    Forecast,
+    Load,
+    Moved,
+    Rates,
+    Sample,
+    forecast,
+)
 
 
 def moved(settled: int, found: int, *, pages: int | None = None, seconds: float = 100.0) -> Moved:

@@ -92,3 +92,13 @@ def test_a_folder_without_spiders_is_told_how_to_get_one(call: Call, here: Path)
     assert said.code == 0
     assert "pages" in said.out
     assert said.err == "no file in spiders/ here: `crawler new NAME` makes one\n"
+
+
+def test_two_spiders_of_one_name_are_told_of_with_their_files(call: Call, spiders: Path) -> None:
+    text = "from crawler import Spider\nclass Twin(Spider): ...\n"
+    (spiders / "twin.py").write_text(text)
+    (spiders / "other.py").write_text(text)
+    told = "2 spiders are called `twin`: spiders/other.py:Twin, spiders/twin.py:Twin"
+    for said in (call("list"), call("config", "--check")):
+        assert (said.code, f"warning: {told}\n" in said.err) == (0, True)
+    assert "has no start URL" in call("run", "twin").err

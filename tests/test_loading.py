@@ -168,3 +168,22 @@ def test_the_hash_follows_the_code_of_a_spider_and_of_its_parents(
 def test_a_spider_that_was_typed_in_has_a_hash(folder: Path) -> None:
     typed = type("Typed", (Pages,), {"__module__": "nowhere"})
     assert len(code_hash(typed)) == 64
+
+
+def test_a_file_of_the_name_that_was_asked_for_is_told_of(folder: Path) -> None:
+    (folder / "empty.py").write_text("")
+    (folder / "books2.py").write_text(BOOKS)
+    error = refusal("empty")
+    assert (str(error), error.hint) == (
+        "spiders/empty.py has no spider",
+        "a spider is a subclass of Spider",
+    )
+    assert refusal("books2").hint == "spiders/books2.py holds `books` (names come from the class)"
+
+
+def test_what_a_file_prints_as_it_is_imported_is_no_data(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "books.py").write_text(f"print('hello')\n{BOOKS}")
+    find("books")
+    assert capsys.readouterr() == ("", "hello\n")

@@ -11,7 +11,7 @@ from crawler import Request, Response
 from crawler.cli import main
 from crawler.misses import explain, steps_of
 from crawler.testing import Reply, Site
-from tests.test_cli import Said
+from tests.commands import Said
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +49,9 @@ class Quotes(Spider):
     def broken(self, page: Response) -> Results:
         yield {"a": 1}
         yield {"a": page.get("span.txt")}
+    async def opened(self) -> None:
+        if self.shelf == "shut":
+            raise ValueError("no key")
     def after_response(self, page: Response) -> None:
         if self.shelf == "bad":
             raise ValueError("not logged in")
@@ -159,6 +162,12 @@ def test_a_hook_that_raises_is_an_error_of_the_page(call: Call, site: Site) -> N
     assert "no items" in said.out
 
 
+def test_an_opened_hook_that_raises_shows_its_own_frames_only(call: Call, site: Site) -> None:
+    lines = call("quotes", site.url("/"), "-a", "shelf=shut", "-q").err.splitlines()
+    assert lines[0] == "error: hook Quotes.opened: ValueError: no key"
+    assert [line.split(", ")[-1] for line in lines if "File" in line] == ["in opened"]
+
+
 @pytest.mark.parametrize(
     ("path", "error"), [("/nowhere", "http-404"), ("/private/x", "robots.txt forbids it")]
 )
@@ -181,10 +190,10 @@ def test_without_a_page_the_callback_is_not_run(
         (["quotes", "{site}", "--callback", "tga"], "no callback `tga`", "--callback tag"),
         (["quotes", "{site}", "--callback", "fetch"], "no callback `fetch`", "parse"),
         (["quotes", "{site}", "--callback", "zzz"], "no callback `zzz`", "broken, needs, parse"),
-        (["quotes", "{site}", "--callback", "needs"], "needs the argument what", "--pass what="),
+        (["quotes", "{site}", "--callback", "needs"], "required argument: 'what'", "--pass what="),
         (
             ["quotes", "{site}", "--callback", "needs", "--pass", "waht=1"],
-            "no argument `waht`",
+            "quotes.needs: ",
             "--pass what=",
         ),
         (
@@ -193,7 +202,7 @@ def test_without_a_page_the_callback_is_not_run(
             "--pass what=",
         ),
         (["quotes", "{site}", "--pass", "a"], "not NAME=VALUE", "--pass"),
-        (["quotes", "{site}", "--pass", "a=1"], "no argument `a`", "takes none"),
+        (["quotes", "{site}", "--pass", "a=1"], "argument 'a'", "takes the page alone"),
         (["quotes", "{site}", "-a", "shlef=1"], "no argument shlef", "shelf"),
         (["quotes"], "missing argument", "crawler parse --help"),
     ],
@@ -220,16 +229,15 @@ def page() -> Response:
     [
         ("div.quote span.txt", [10, 0], "div.quote span.text"),
         ("div.qoute span.text", [0], "div.quote span.text"),
-        ("div.quote > a", [10, 0], "div.quote a"),
-        ("div.quote > spam", [10, 0], "div.quote > span"),
+        ("div.quote > a", [10, 0], None),
+        ("div.quote > .txt", [10, 0], "div.quote > .text"),
         ("#mian .quote", [0], "#main .quote"),
-        ("div.quote[data-x='a > b'] i", [0], "div.quote"),
-        ("body ~ p", [1, 0], "body p"),
+        ("div.quote.bgi[data-x='a > b'] i", [0], None),
+        ("body ~ p", [1, 0], None),
         ("h1", [0], None),
-        ("article", [0], None),
-        ("a.x, b", [0], "a"),
-        ("a.x, div.qoute i", [0], "div.quote"),
-        ("a[title='x, y'], h1", [0], "a"),
+        ("a.tga, b", [0], "a.tag"),
+        ("a[title='x, y'], h1", [0], None),
+        ("div:is(.qoute, p) > /* x */ i", [0], None),
     ],
 )
 def test_it_is_told_where_a_selector_stops_matching(

@@ -1,4 +1,4 @@
-"""What a start costs: help imports nothing that crawls, httpx comes without its command."""
+"""What a start costs: help imports nothing that crawls."""
 
 from __future__ import annotations
 
@@ -34,22 +34,3 @@ def python(program: str) -> list[str]:
 def test_help_imports_nothing_heavy(name: str) -> None:
     argv = [*([name] if name else []), "--help"]
     assert python(CALLED.format(argv=argv, heavy=HEAVY)) == ["0"]
-
-
-def test_our_import_of_httpx_leaves_out_its_command_line_and_rich() -> None:
-    program = (
-        "import sys, crawler.pool.transport, httpx;"
-        "print('rich' in sys.modules, 'httpx._main' in sys.modules, file=sys.stderr);"
-        "assert crawler.pool.transport.httpx is httpx;"
-        "httpx.main(['--help'], standalone_mode=False);"
-        "print('httpx._main' in sys.modules, file=sys.stderr)"
-    )
-    assert python(program) == ["False False", "True"]
-
-
-def test_httpx_that_was_there_before_stays_as_it_was() -> None:
-    program = (
-        "import sys, httpx; main = httpx.main; import crawler.pool.transport;"
-        "print(httpx.main is main, 'httpx._main' in sys.modules, file=sys.stderr)"
-    )
-    assert python(program) == ["True True"]

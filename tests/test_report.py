@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.cli import program
-from crawler.diagnosis import next_commands
+from crawler.diagnosis import diagnose, next_commands
 from crawler.errors import UsageError
-from crawler.report import Busiest, Failure, Summary, diagnose, render, summarise
+from crawler.failures import Failure
+from crawler.report import render
+from crawler.summary import Busiest, Summary, summarise
 from crawler.wording import count, duration, plural, printable, share, size
 from storage import RunState
 from storage.reading import Reader
+from tests.commands import check_line
 from tests.stored_runs import write_run
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def test_a_summary_reads_as_text_with_the_next_commands(tmp_path: Path) -> None:
         "  answers   2xx 30 · 4xx 2",
         "  items     book 30",
         "  failed    2 URLs",
-        "  errors    http-404 2",
+        "  causes    http-404 2",
         "  dropped   2 · robots 2",
         "  latency   p50 192 ms · p95 250 ms · p99 255 ms",
         "  pools     reuse 96.7% · 1 connection for 30 requests · at most 1 client · 0 evictions",
@@ -131,6 +131,7 @@ CALM = Summary(
     clients_peak=1,
     evictions=0,
     domains=1,
+    command='["books"]',
 )
 
 SLOW = Busiest(domain="a.test", requests=20, delay=0.9)
@@ -148,6 +149,9 @@ DEAD = {"done": 0, "items": 0, "failed": 9, "unreachable": ("a.test",), "failure
         ({"state": "waiting", "queued": 3, "waits_for": ("a.test", 9.0)}, "3 URLs wait"),
         ({"done": 0, "items": 0, "unreachable": ("a.test",)}, "a.test could not be reached"),
         ({"items": 0}, "no items"),
+        ({"items": 0, "pages": 1, "done": 1}, "A page came, but no items"),
+        (DEAD | {"unreachable": ("b.test",)}, "b.test could not be reached"),
+        (DEAD | {"unreachable": ("b.test",), "given_up": GONE}, "b.test was given up with proxy"),
         ({"evictions": 20}, "raise pool.clients"),
         (COLD, "new connection: the servers close theirs."),
         (COLD | {"keepalive": 0.0}, "pool.keepalive = 0 s ends them"),
@@ -183,6 +187,9 @@ EXPORT = "crawler export books-1 --table book -o book.csv"
     ("changes", "expected"),
     [
         ({}, ["crawler runs"]),
+        ({"items": 0, "sample": "http://a.test/1"}, ["crawler parse books http://a.test/1"]),
+        ({"state": "waiting", "command": None} | BOOKS, [EXPORT]),
+        (FAILED | {"command": None}, [ERRORS, WHY]),
         (BOOKS, [EXPORT]),
         (FAILED, [ERRORS, WHY, REQUEUE]),
         (FAILED | BOOKS, [ERRORS, WHY, EXPORT]),
@@ -194,7 +201,17 @@ EXPORT = "crawler export books-1 --table book -o book.csv"
         ({"state": "running"} | FAILED | BOOKS, ["crawler status books-1 --watch", ERRORS, WHY]),
         (
             {
+                "state": "finished",
+                "queued": 1,
+                "arguments": '{"deep":false,"pages":3}',
+                "command": '["my spiders/books.py","http://a.test/","-a","pages=3"]',
+            },
+            ["crawler run 'my spiders/books.py' http://a.test/ -a pages=3 --resume"],
+        ),
+        (
+            {
                 "state": "interrupted",
+                "command": "[]",
                 "arguments": '{"deep":true,"pages":3,"start_urls":["http://a.test/?a=1&b"],'
                 '"tags":["x y"],"urls":"list of.csv"}',
             },
@@ -213,16 +230,19 @@ def test_the_next_commands_fit_the_state_of_the_run(
     elsewhere = next_commands(summary, "my data/other.db")
     assert len(elsewhere) == len(expected)
     for command in elsewhere:
-        assert "--db 'my data/other.db'" in command
-        check_command(command)
+        assert "--db 'my data/other.db'" in command or command.startswith("crawler parse ")
+        check_line(command)
 
 
-def check_command(command: str) -> None:
-    """As click reads it, without running it."""
-    name, *words = shlex.split(command)[1:]
-    known = program.get_command(click.Context(program), name)
-    assert known is not None, command
-    known.make_context(name, words)
+def test_a_sentence_names_the_run_the_file_and_the_spider_as_they_were_given() -> None:
+    failure = replace(PROXY, code="callback", url="http://a.test/1")
+    summary = replace(CALM, failed=50, failures=(failure,))
+    told = diagnose(summary, "my data/other.db")
+    assert "`crawler errors --code callback books-1 --db 'my data/other.db'` shows" in told
+    summary = replace(
+        summary, failures=(replace(failure, code="no-match"),), command='["books.py","-a","x=1"]'
+    )
+    assert "`crawler parse books.py http://a.test/1` shows" in diagnose(summary)
 
 
 def test_a_run_that_was_queued_again_says_so() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from crawler import Response, Results, crawl_sync, item
 from crawler.cli import main
 from crawler.testing import Reply, Site
 from storage import Commit, ErrorRow, RunState, State, StorageError, queue_again
+from storage.lock import FileLock
 from storage.schema import Tally
 from tests.crawling import Walk, rows, value
 from tests.store_rows import NOW, claimed, commit, link, opened, seeded, started
@@ -26,7 +26,6 @@ from tests.stored_runs import write_run
 from tests.troubled import crawl_troubled, troubled_site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from storage import Store
@@ -282,7 +281,7 @@ def test_what_failed_is_queued_again_and_the_next_command_is_told(
     assert states(db) == before + Counter(queued=before["failed"]) - Counter(
         failed=before["failed"]
     )
-    assert say(capsys)[1] == ["troubled-1 has nothing of that to queue again"]
+    assert say(capsys)[1] == ["nothing has failed in troubled-1; --where names others"]
 
 
 def test_a_dry_run_changes_nothing(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,7 +336,7 @@ def test_only_a_domain(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("--where", "stat = 'done'"), "no such column: stat", "did you mean `state`? the columns"),
         (("--where", "state = "), "syntax error", "the columns are id, run, url,"),
         (("--where", "1); DELETE FROM req; --"), "", "the columns are"),
-        (("--code", "http404"), "no reason `http404`", "did you mean `http-404`?"),
+        (("--code", "http404"), "no error code `http404`", "did you mean `http-404`?"),
         (("--domain", "nope.test"), "no domain `nope.test`", "`crawler errors troubled-1`"),
         (("troubled-9",), "no run or spider", "did you mean `troubled-1`?"),
     ],
@@ -366,39 +365,17 @@ def test_a_run_that_is_not_the_latest_of_its_kind_is_refused(
     code, _, err = say(capsys, "books-1", "--db", str(db))
     assert code == 2
     assert "`crawler run` goes on with books-2" in err[0]
-    assert err[1].startswith("  hint: crawler requeue books-2 --db ")
-
-
-HOLDER = """
-import sys
-from storage.lock import FileLock
-lock = FileLock.open(sys.argv[1])
-print("locked", flush=True)
-sys.stdin.read()
-lock.close()
-"""
-
-
-@pytest.fixture
-def holder(db: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has the database."""
-    command = [sys.executable, "-c", HOLDER, str(db)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-        yield process
-        process.communicate()
+    assert err[1].startswith("  hint: `crawler requeue books-2")
 
 
 def test_a_database_that_a_crawl_has_is_left_alone(
-    db: Path, holder: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+    db: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = states(db)
-    code, out, err = say(capsys)
+    with closing(FileLock.open(str(db))):
+        code, out, err = say(capsys)
     assert (code, out) == (5, [])
-    assert f"(process {holder.pid})" in err[0]
+    assert f"(process {os.getpid()})" in err[0]
     assert (
         err[1] == "  hint: `crawler set stop --db troubled.db` stops it in good order; then again"
     )

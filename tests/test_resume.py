@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from crawler.testing import Reply, Site
+from tests.terminal import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -132,7 +133,7 @@ def test_a_signal_stops_in_good_order_and_the_same_command_goes_on(
         process.send_signal(how)
         code, said = finish(process, 11)
         assert code == 128 + how
-        assert "Run the same command again to go on" in said
+        assert f"Next: crawler run pages {site.url('/0')} --db p.db\n" in said
         assert rows(db, "select state, ended_by from v_runs") == [("interrupted", "signal")]
     code, said = finish(start(tmp_path, *arguments))
     assert code == 0
@@ -224,3 +225,71 @@ def test_a_changed_spider_is_not_gone_on_with_unless_told_so(site: Site, tmp_pat
         assert name in process.stderr.readline()
         process.kill()
         finish(process)
+
+
+def killed(folder: Path, *arguments: str, pages: int) -> None:
+    """Run until so many pages are stored, and kill it."""
+    process = start(folder, *arguments)
+    assert until(lambda: done(folder / "p.db") >= pages, process)
+    process.kill()
+    finish(process)
+
+
+def test_a_limit_below_what_a_run_has_already_is_refused(site: Site, tmp_path: Path) -> None:
+    arguments = ["pages", site.url("/0"), "-s", "domain.delay=0", "--db", "p.db", "-q"]
+    killed(tmp_path, *arguments, pages=30)
+    stored = done(tmp_path / "p.db")
+    code, said = finish(start(tmp_path, *arguments, "--limit", "20"))
+    assert (code, done(tmp_path / "p.db")) == (2, stored)
+    error, hint = said.splitlines()
+    assert error == f"error: pages-1 has {stored} pages already, --limit 20 is fewer"
+    assert hint == f"  hint: --limit {stored + 20} for 20 more, or --fresh"
+    assert finish(start(tmp_path, *arguments, "--limit", str(stored + 20))) == (0, "")
+    assert done(tmp_path / "p.db") == stored + 20
+
+
+def test_the_command_to_go_on_has_files_and_bounds_but_no_values_of_settings(
+    site: Site, tmp_path: Path
+) -> None:
+    url = site.url("/0")
+    more = ["-o", "w.csv", "-O", "--limit", "900", "--max-time", "1h"]
+    secret = ["-s", "domain.delay=0", "-s", "contact=me@s3cret.example"]
+    killed(tmp_path, "pages", url, "--db", "p.db", "-q", *more, *secret, pages=30)
+    for name in ("report", "status"):
+        asked = [sys.executable, "-m", "crawler", name, "--db", "p.db"]
+        told = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True).stdout
+        assert f"crawler run pages {url} -o w.csv --limit 900 --max-time 1h --db p.db\n" in told
+        assert "Values of -s are not kept: give domain.delay, contact again." in told
+        assert "s3cret" not in told
+    code, said = finish(start(tmp_path, "pages", url, "--db", "p.db", "-q", "--max-time", "0.1s"))
+    assert code == 0, said
+    assert said.splitlines()[-1] == (
+        "not continued: w.csv (give -o w.csv again, or"
+        " crawler export pages-1 --db p.db -o w.csv -O)"
+    )
+
+
+def test_a_terminal_is_asked_about_a_changed_spider_and_no_is_the_default(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "seeds.py"
+    file.write_text(SPIDER)
+    arguments = ["seeds.py", "-a", f"site={site.url('/')}", "--db", "s.db"]
+    process = start(tmp_path, *arguments)
+    until(lambda: queued(tmp_path / "s.db") > 10, process)
+    process.kill()
+    finish(process)
+    file.write_text(SPIDER + "\n# changed\n")
+    for answer, said in (("", "error: "), ("what", "error: "), ("y", "seeds-1 goes on")):
+        with terminal(120) as pty:
+            asked = pty.run("run", *arguments, "--live", "off")
+            pty.wait_for("Go on with it? [y/N] ")
+            pty.type(f"{answer}\n".encode())
+            pty.wait_for(said)
+            if answer == "y":
+                asked.kill()
+            assert asked.wait() == (-signal.SIGKILL if answer == "y" else 2)
+            told = pty.text()
+        assert "stays as the old code made it; --fresh begins anew" in " ".join(told.split())
+        assert "Error:" not in told

@@ -65,7 +65,8 @@ def project(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Path
         (["pages", "{site}", "-a", "max_pages=three"], "max_pages=three", None),
         (["things", "-s", "pool.cliens=3"], "unknown setting `pool.cliens`", "pool.clients"),
         (["things", "-s", "pool.clients=many"], "pool.clients", None),
-        (["things", "--db", "nowhere/x.db"], "nowhere", None),
+        (["things", "--db", "nowhere/x.db"], "nowhere/x.db has no folder", "mkdir -p nowhere"),
+        (["things", "--db", "/proc/x.db"], "/proc/x.db cannot be used: no file", "with --db"),
         (["things", "--urls", "none.txt"], "none.txt", "--urls"),
         (["things", "--fresh", "--resume"], "exclude each other", None),
         (["things", "--resume"], "no run of things", "crawler runs"),
@@ -85,6 +86,11 @@ def project(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Path
         (["things", "--db", "spiders"], "is a folder", "--db spiders/things.db"),
         (["things", "{site}", "--urls", "none.txt"], "given twice", "one of them"),
         (["things", "pages", "--urls", "-"], "can be read once", "--urls FILE"),
+        (["pages", "example.com"], "`example.com` has no scheme", "run pages https://example.com/"),
+        (["things", "example.com/x"], "has no scheme", "run things https://example.com/x"),
+        (["pages", "localhost:8000"], "has no scheme", "run pages http://localhost:8000/"),
+        (["things", "http://x:99999/"], "error: start URL http://x:99999/: its port", "http"),
+        (["things", "-s", "domain.delay=-1"], "0 or more", "`crawler config domain.delay`"),
     ],
 )
 def test_a_mistake_is_one_error_and_a_hint_before_any_request(
@@ -102,7 +108,7 @@ def test_a_mistake_is_one_error_and_a_hint_before_any_request(
     lines = said.err.splitlines()
     assert lines[0].startswith("error: ")
     assert error in lines[0]
-    assert code == (5 if "nowhere" in error else 2)
+    assert code == (5 if "nowhere" in error or "/proc" in error else 2)
     assert "secret" not in said.err
     if hint is not None:
         assert lines[1].startswith("  hint: ")
@@ -218,7 +224,7 @@ def test_a_signal_ends_a_run_that_waits_for_a_pipe_which_then_goes_on(
     piped.write(site.url("/a") + "\n")
     assert fetched.wait(10)
     piped.process.send_signal(signal.SIGINT)
-    assert piped.lines_until("Run the same command again")
+    assert piped.lines_until("Next: crawler run")
     assert piped.process.wait() == 130
     assert "Traceback" not in piped.end()[1]
     again = Piped("things", "--urls", "-")
@@ -285,6 +291,20 @@ def test_a_file_that_holds_no_urls_is_refused_with_its_reason(
     assert error.startswith(f"error: {reason}")
     assert hint.startswith("  hint: ")
     assert site.log == []
+
+
+def test_a_csv_without_its_column_is_refused_unless_its_lines_are_urls(
+    project: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "w.csv").write_text(f"name,Url\nx,{site.url('/a')}\n")
+    assert main(["run", "things", "-q", "--urls", "w.csv"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: w.csv is a CSV: which column has the URLs?",
+        "  hint: --urls w.csv:Url; its columns: name, Url",
+    ]
+    assert site.log == []
+    (project / "w.csv").write_text(site.url("/a"))
+    assert main(["run", "things", "-q", "--urls", "w.csv"]) == 0
 
 
 def test_a_file_of_a_spreadsheet_is_read_without_its_mark(project: Path, site: Site) -> None:
@@ -408,3 +428,45 @@ def test_a_process_that_may_open_too_few_files_is_told_so(project: Path) -> None
     assert not (project / "things.db").exists()
     enough = str(int(told[1]) + int(told[2]))
     assert subprocess.run(["sh", "-c", command, enough], capture_output=True).returncode == 0
+
+
+def test_what_is_told_to_go_on_is_what_was_typed(
+    project: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file, with the arguments that were given and no others."""
+    (project / "spiders" / "things.py").rename(project / "my things.py")
+    assert main(["run", "my things.py", "-a", "shelf=b", "--limit", "1"]) == 0
+    again = "Next: crawler run 'my things.py' -a shelf=b --limit 1 --resume\n"
+    assert again in capsys.readouterr().err
+    for asked in (["report"], ["status"], ["why", site.url("/a")]):
+        assert main(asked) == 0
+        assert again in capsys.readouterr().out
+
+
+def test_a_frame_names_its_file_by_the_path_from_here(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project / "spiders" / "things.py"
+    path.write_text(path.read_text().replace("page.get(", "page.title("))
+    assert main(["run", "things"]) == 1
+    assert '\n  File "spiders/things.py", line ' in capsys.readouterr().err
+    assert main(["errors"]) == 0
+    assert '\n           File "spiders/things.py", line ' in capsys.readouterr().out
+
+
+def test_a_reader_of_prints_that_goes_away_costs_no_page(project: Path) -> None:
+    path = project / "spiders" / "things.py"
+    path.write_text(
+        path.read_text().replace(
+            "        yield Thing", "        print('x' * 99_999)\n        yield Thing"
+        )
+    )
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "crawler", "run", "things"]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    assert done.returncode == 0
+    assert done.stderr.count("stdout has no reader any more: what is printed is dropped") == 1
+    assert "2 pages" in done.stderr
+    assert "callback" not in done.stderr

@@ -135,6 +135,18 @@ def called(*arguments: str) -> tuple[int, str]:
     return code, told.getvalue()
 
 
+def meanwhile(site: Site, work: Callable[[], object]) -> list[object]:
+    """Do something in the middle of a crawl, while the sixth page is asked for; its results."""
+    results: list[object] = []
+
+    def answer(_: object) -> Reply:
+        results.append(work())
+        return Reply.html(page(5))
+
+    site.add("/5", answer)
+    return results
+
+
 def again(*arguments: str) -> tuple[int, str]:
     """The same command as that of a process that was ended."""
     return called("run", "things", "-q", *arguments)
@@ -162,7 +174,7 @@ def until_kept(path: Path, rows: int) -> None:
         ):
             found = connection.execute(query, (path.name,)).fetchone()
             state = json.loads(found[0]) if found else {"rows": 0}
-            if state["rows"] >= rows and not state.get("is_anew"):
+            if state["rows"] >= rows:
                 return
         threading.Event().wait(0.01)
 
@@ -234,20 +246,22 @@ def test_a_file_that_is_there_is_refused_where_a_new_run_would_begin(
 
 
 def test_files_have_the_items_while_the_crawl_goes_on_and_in_the_end(
-    project: Path, gate: Gate, crawl: Callable[..., subprocess.Popen[str]]
+    project: Path, site: Site
 ) -> None:
+    def look() -> tuple[int, bool]:
+        until_filled(project / "things.ndjson", 5)
+        until_filled(project / "all.json", 2 + 5 + 3)
+        things = (project / "things.ndjson").read_text()
+        return len(json.loads((project / "all.json").read_text())), exported(*thing) == things
+
+    thing = ("--table", "thing")
+    seen = meanwhile(site, look)
     files = ("all.json", "kind=kinds.csv", "THING=things.ndjson")
-    arguments = [part for file in files for part in ("-o", file)]
-    process = crawl(*arguments, "-a", "kinds=1")
-    until_filled(project / "things.ndjson", 5)
-    until_filled(project / "all.json", 2 + 5 + 3)
-    assert len(json.loads((project / "all.json").read_text())) == 5 + 3
-    assert exported("--table", "thing") == (project / "things.ndjson").read_text()
-    gate.open.set()
-    assert ended(process)[0] == 0
+    assert again(*(part for file in files for part in ("-o", file)), "-a", "kinds=1")[0] == 0
+    assert seen == [(5 + 3, True)]
     assert (project / "all.json").read_text() == exported("--json")
     assert (project / "kinds.csv").read_text() == exported("--table", "kind", "--csv")
-    assert (project / "things.ndjson").read_text() == exported("--table", "thing")
+    assert (project / "things.ndjson").read_text() == exported(*thing)
 
 
 def test_after_a_kill_the_same_command_goes_on_with_its_files(
@@ -257,10 +271,9 @@ def test_after_a_kill_the_same_command_goes_on_with_its_files(
     process = crawl(*arguments)
     until_kept(project / "out.csv", 5)
     until_kept(project / "out.json", 5)
+    until_filled(project / "out.csv", 1 + 5)  # a file is put in its place when that is kept
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    with (project / "out.csv").open("a") as stream:
-        stream.write("half a li")
     inode = (project / "out.csv").stat().st_ino
     gate.open.set()
     assert again(*arguments)[0] == 0
@@ -280,21 +293,16 @@ def test_another_output_of_a_run_that_goes_on_has_it_from_its_first_item(
     (project / "c.jsonl").write_text("precious")
     gate.open.set()
     assert again("-o", "c.jsonl")[0] == 2
-    (project / "a.jsonl").write_text("precious " * 200)
+    (project / "a.jsonl").write_text("precious")
     assert again("-o", "a.jsonl")[0] == 2
     assert again("-o", "b.jsonl")[0] == 0
     assert (project / "b.jsonl").read_text() == exported()
-    assert (project / "a.jsonl").read_text() == "precious " * 200
+    assert (project / "a.jsonl").read_text() == "precious"
 
 
-def test_a_signal_leaves_files_that_are_whole(
-    project: Path, gate: Gate, crawl: Callable[..., subprocess.Popen[str]]
-) -> None:
-    process = crawl("-o", "out.json")
-    assert gate.asked.wait(10)
-    process.send_signal(signal.SIGINT)
-    gate.open.set()
-    assert ended(process)[0] == 130
+def test_a_signal_leaves_files_that_are_whole(project: Path, site: Site) -> None:
+    meanwhile(site, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert again("-o", "out.json")[0] == 130
     assert (project / "out.json").read_text() == exported("--json")
 
 
@@ -307,9 +315,8 @@ def test_items_of_runs_are_added_to_a_file(
         assert len(list(csv.DictReader(stream))) == 2 * PAGES
     capsys.readouterr()
     (project / "other.csv").write_text("url,price\n")
-    assert main(["run", "things", "-o", "thing=other.csv", "--append"]) == 2
-    assert "it begins with `url,price`, and the items have `url,title`" in capsys.readouterr().err
     assert main(["run", "things", "-q", "-o", "other.csv", "--append"]) == 5
+    assert "it begins with `url,price`, and the items have `url,title`" in capsys.readouterr().err
     assert (project / "other.csv").read_text() == "url,price\n"
 
 
@@ -324,16 +331,26 @@ def test_a_run_without_items_leaves_an_empty_file_and_its_own_exit_code(
     assert "is empty: things-1 has no items" in capsys.readouterr().err
 
 
+def test_a_table_that_no_item_came_for_is_told_with_the_nearest(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "things", "-q", "-o", "thign=x.csv", "-o", "zebra=-"]) == 0
+    told = capsys.readouterr().err
+    assert "-o thign=x.csv: there is no item table `thign`; did you mean `thing`?" in told
+    assert "-o zebra=-: there is no item table `zebra`; there is: thing" in told
+
+
 def test_a_second_table_has_no_room_in_a_csv_and_its_command_is_told_once(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "things", "-q", "-o", "out.csv", "-a", "kinds=1"]) == 0
     told = capsys.readouterr().err.splitlines()
     assert told == [
+        "a word of the spider's own",  # as it is imported: stdout is for data
         "out.csv has no room for the items of kind: "
-        "crawler export things-1 --table kind -o kind.csv"
+        "crawler export things-1 --table kind -o kind.csv",
     ]
-    assert main(told[0].partition(": crawler ")[2].split()) == 0
+    assert main(told[1].partition(": crawler ")[2].split()) == 0
     assert (project / "kind.csv").read_text().count("\n") == 1 + 3
     assert (project / "out.csv").read_text().count("\n") == 1 + PAGES
 
@@ -351,16 +368,17 @@ def test_items_of_several_spiders_go_to_one_file(project: Path, site: Site) -> N
 
 
 def test_a_file_that_grows_too_large_is_told_and_the_crawl_goes_on(
-    project: Path, crawl: Callable[..., subprocess.Popen[str]]
+    project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def few_bytes() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))
-
-    arguments = ("-o", "items=out.jsonl", "-o", "thing=ok.jsonl", "--limit", "1", "-a", "fat=400")
-    code, out, err = ended(crawl(*arguments, preexec_fn=few_bytes))
-    assert (code, out.replace("on stdout\n", "")) == (5, "a word of the spider's own\n")
-    error, hint = err.splitlines()[-2:]
-    assert error == "error: out.jsonl cannot be written: File too large"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, before[1]))
+    try:
+        outputs = ("-o", "items=out.jsonl", "-o", "thing=ok.jsonl")
+        code = main(["run", "things", "-q", *outputs, "--limit", "1", "-a", "fat=400"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert (code, error) == (5, "error: out.jsonl cannot be written: File too large")
     assert hint.endswith("database: crawler export things-1 --table items -o FILE.jsonl")
     whole = exported("--table", "items")
     assert whole.startswith((project / "out.jsonl").read_text())
@@ -368,15 +386,16 @@ def test_a_file_that_grows_too_large_is_told_and_the_crawl_goes_on(
 
 
 def test_a_folder_that_is_gone_does_not_pass_for_success(
-    project: Path, gate: Gate, crawl: Callable[..., subprocess.Popen[str]]
+    project: Path, site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def lose() -> None:
+        until_filled(project / "out" / "items.csv", 6)
+        (project / "out").rename(project / "away")
+
     (project / "out").mkdir()
-    process = crawl("-o", "out/items.csv")
-    until_filled(project / "out" / "items.csv", 6)
-    (project / "out").rename(project / "away")
-    gate.open.set()
-    code, _, err = ended(process)
-    assert code == 5
+    meanwhile(site, lose)
+    assert main(["run", "things", "-q", "-o", "out/items.csv"]) == 5
+    err = capsys.readouterr().err
     assert "error: out/items.csv cannot be written: No such file or directory" in err
     assert "crawler export things-1 -o FILE.csv" in err
 
@@ -385,10 +404,11 @@ def test_a_folder_that_is_gone_does_not_pass_for_success(
 
 
 def test_stdout_has_the_items_and_nothing_else(
-    project: Path, crawl: Callable[..., subprocess.Popen[str]]
+    project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = ended(crawl("-o", "-"))
-    assert (code, out) == (0, exported())
+    assert main(["run", "things", "-q", "-o", "-"]) == 0
+    out, err = capfd.readouterr()
+    assert out == exported()
     assert "on stdout" in err
     assert len(out.splitlines()) == PAGES
 
@@ -444,26 +464,28 @@ def test_a_line_of_shell_gets_one_line_of_json(project: Path) -> None:
 
 
 def test_a_stdout_that_is_full_is_told_and_loses_nothing(
-    project: Path, crawl: Callable[..., subprocess.Popen[str]]
+    project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with open("/dev/full", "w") as full:
-        process = crawl("-o", "-", stdout=full)
-        _, err = process.communicate()
-    assert process.returncode == 5
+    with open("/dev/full", "w") as full, redirect_stdout(full):
+        assert main(["run", "things", "-q", "-o", "-"]) == 5
+    err = capsys.readouterr().err
     assert "error: stdout cannot be written: No space left on device" in err
     assert "crawler export things-1 -o FILE" in err
     assert len(exported().splitlines()) == PAGES
 
 
+def test_a_crawl_without_any_stream_runs(project: Path) -> None:
+    command = f"{sys.executable} -m crawler run things -o x.jsonl <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 0
+    assert (project / "x.jsonl").read_text() == exported()
+
+
 def test_rows_that_changed_behind_what_stdout_has_are_told(
-    project: Path, gate: Gate, crawl: Callable[..., subprocess.Popen[str]]
+    project: Path, site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = crawl("-o", "kind=-", "-a", "kinds=1")
-    assert process.stdout is not None
-    first = [process.stdout.readline() for _ in range(3)]
-    gate.open.set()
-    code, out, err = ended(process)
-    assert (code, out) == (0, "")
-    assert [json.loads(line)["name"] for line in first] == ["0", "1", "2"]
-    told = "stdout: 1 table changed behind what was written (kind); as they are now: "
-    assert f"{told}crawler export things-1 --table kind" in err
+    with open("told", "w+") as told, redirect_stdout(told):
+        meanwhile(site, lambda: until_filled(project / "told", 3))
+        assert main(["run", "things", "-q", "-o", "kind=-", "-a", "kinds=1"]) == 0
+    assert (project / "told").read_text().count("\n") == 3
+    said = "stdout: 1 table changed behind what was written (kind); as they are now: "
+    assert f"{said}crawler export things-1 --table kind" in capsys.readouterr().err

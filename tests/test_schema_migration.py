@@ -15,6 +15,7 @@ from crawler.report import summarise
 from storage import Commit, DomainRow, FetchRow, RunState, StorageError, schema
 from storage.reading import Reader
 from storage.sqlite import SqliteStore
+from tests.stored_runs import write_run
 
 NOW = 1_400_000.0
 OLD = Path(__file__).with_name("schema_1.sql")
@@ -73,13 +74,17 @@ def test_a_migrated_file_has_the_tables_and_views_of_a_new_one(old: Path) -> Non
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_file_of_version_2_gets_notes_and_the_index_of_attempts(tmp_path: Path) -> None:
+def test_a_file_of_version_2_gets_notes_the_index_of_attempts_and_views_of_items(
+    tmp_path: Path,
+) -> None:
     new, before = tmp_path / "new.db", tmp_path / "before.db"
     for path in (new, before):
-        migrate(path)
+        write_run(path, pages=1)
     with closing(sqlite3.connect(before)) as connection:
         connection.execute("DROP TABLE run_note")
         connection.execute("DROP INDEX fetch_log_request")
+        connection.execute("DROP VIEW book_latest")
+        connection.execute("CREATE VIEW book_latest AS SELECT * FROM book WHERE _rowid_ = 1")
         connection.execute("DELETE FROM _sqlite_migrations WHERE name = '0003-notes'")
         connection.execute("PRAGMA user_version = 2")
         connection.commit()

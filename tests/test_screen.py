@@ -22,7 +22,7 @@ def drawn(width: int, height: int = 16) -> list[str]:
 def test_a_wide_terminal_shows_everything() -> None:
     assert drawn(130) == [
         "quotes-7  shop.db  running 1:12:40" + HINT.rjust(96),
-        "pages    48,210   11.2/s   ▂▃▄▆▇█▇██▆▃█   items 41,877   9.8/s   failed 312 (0.6%)"
+        "pages    48,210   11.2/s   ▂▃▃▅▆▇▆▇▇▅▂▇   items 41,877   9.8/s   failed 312 (0.6%)"
         "   errors 3   retries 540   waiting 38",
         "queue    12,904   net −6.1/s   about 35m left   shop-a.example, 33m 00s at its delay of"
         " 1 s",
@@ -47,7 +47,7 @@ def test_eighty_columns_lose_what_matters_least() -> None:
     assert drawn(80) == [
         "quotes-7  shop.db  running 1:12:40                 Ctrl-C stops, nothing is lost",
         "pages    48,210   11.2/s   items 41,877   failed 312 (0.6%)   errors 3",
-        "queue    12,904   net −6.1/s   about 35m left",
+        "queue    12,904   about 35m left   shop-a.example, 33m 00s at its delay of 1 s",
         "pools    64 of 200 clients · 71 of 1,024 sockets · reuse 97.4% · 3 evicted/min",
         "machine  memory 212.0 MiB · database 389.0 MiB · cpu 61% · files 143 of 1,024",
         "",

@@ -21,7 +21,7 @@ from tests.stored_runs import write_run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGES = 60
+PAGES = 30
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def crawling(site: Site, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that crawls the site, five pages after its beginning."""
+    """A process that crawls the site, two pages after its beginning."""
     asked = [sys.executable, "-m", "crawler", "run", "pages", site.url("/"), "-q", *options]
     before = len(site.log)
     with subprocess.Popen(asked, stderr=subprocess.PIPE, text=True) as process:
         try:
-            site.wait_for(before + 5)
+            site.wait_for(before + 3)
             yield process
         finally:
             if process.poll() is None:
@@ -96,7 +96,7 @@ def test_a_crawl_is_paused_paced_and_stopped_by_another_process_and_goes_on(
 def test_a_crawl_neither_listens_nor_is_steered_by_what_a_dead_one_left(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with crawling(site, "-s", "domain.delay=0.3") as process:
+    with crawling(site, "-s", "domain.delay=0.2") as process:
         assert put(capsys, "pause")[0] == 0
         assert _listening(process.pid) == set()
         assert _listening(os.getpid())  # the site does, and is seen
@@ -127,12 +127,8 @@ def test_a_paused_crawl_ends_at_the_first_ctrl_c(
     [
         (["pauze"], "unknown action `pauze`", "did you mean `pause`?"),
         (["books", "pauze"], "unknown action `pauze`", "did you mean `pause`?"),
-        (["delya=2"], "unknown action `delya`", "did you mean `delay`?"),
         (["delay=soon"], "delay", None),
-        (["delay"], "needs a value", "crawler set delay=2"),
-        (["concurrency=0"], "concurrency", None),
         (["domain.dealy=2"], "unknown setting `domain.dealy`", "did you mean `domain.delay`?"),
-        (["pool.clients=4"], "`pool.clients` cannot be changed", "-s pool.clients="),
         (["books.db"], "what is `books.db` to do?", "crawler set books.db pause"),
         (["book", "pause"], "no run or spider `book`", "did you mean `books`?"),
         (["pause", "--domain", "http://a.test/"], "is no host", "--domain shop.example"),

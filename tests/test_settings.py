@@ -209,8 +209,8 @@ def test_a_variable_for_a_table_is_told_where_tables_are_set(name: str) -> None:
     [
         ("concurrency", "three", "a whole number, 1 or more"),
         ("concurrency", "0", "a whole number, 1 or more"),
-        ("domain.delay", "fast", "seconds (90, '2h', '500ms'), or 'auto'"),
-        ("domain.delay", "-1", "seconds (90, '2h', '500ms'), or 'auto'"),
+        ("domain.delay", "fast", "seconds, 0 or more (90, '2h', '500ms'), or 'auto'"),
+        ("domain.delay", "-1", "seconds, 0 or more (90, '2h', '500ms'), or 'auto'"),
         ("domain.group", "city", "'host' or 'site'"),
         ("timeout.total", "nan", "seconds above 0 (90, '2h', '500ms')"),
         ("timeout.total", "0", "seconds above 0 (90, '2h', '500ms')"),

@@ -15,18 +15,18 @@ import pytest
 
 from crawler.cli import main
 from crawler.testing import Reply, Site, dead_address
-from tests.test_cli import Said
+from tests.commands import Said
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 ROWS = "".join(f"<li class='row'><a href='/{n}'>row {n}</a></li>" for n in range(30))
-PAGE = f"<!doctype html><title>Rows</title><ul>{ROWS}</ul>"
+PAGE = f"<!doctype html><title>Rows</title><ul>{ROWS}</ul><i class='\x1b]0;x\x07'></i>"
 
 
 class Call(Protocol):
-    def __call__(self, *argv: str, typed: str | None = None) -> Said: ...
+    def __call__(self, *argv: str, typed: bytes | None = None) -> Said: ...
 
 
 @pytest.fixture
@@ -46,10 +46,10 @@ def call(
 ) -> Call:
     monkeypatch.chdir(tmp_path)
 
-    def run(*argv: str, typed: str | None = None) -> Said:
+    def run(*argv: str, typed: bytes | None = None) -> Said:
         capsys.readouterr()
         if typed is not None:
-            monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed)))
         code = main(["shell", *argv])
         return Said(code, *capsys.readouterr())
 
@@ -70,7 +70,7 @@ def call(
         ("css('li.rwo a')", "no match: did you mean li.row a (30)?\n"),
         ("css('li.row b')", "no match: li.row matches 30; li.row b matches 0\n"),
         ("len(links())", "30\n"),
-        ("request.url == page.url", "True\n"),
+        ("page.css('i')", '[<Node i class="\\x1b]0;x\\x07">]\n'),
         ("page = None; await fetch('{site}b')", "<Response 200 {site}b 5 bytes>\n"),
         ("fetch('{site}b'); css('h1')", "0  <h1> b\n"),
         ("fetch(Request('{site}b', method='HEAD')).body", "b''\n"),
@@ -111,7 +111,7 @@ result.items
 
 
 def test_code_is_read_from_stdin_where_that_is_no_terminal(call: Call, site: Site) -> None:
-    said = call(site.url("/"), typed="x = page.get('title')\nx\n")
+    said = call(site.url("/"), typed=b"x = page.get('title')\nx\n")
     assert said == (0, "'Rows'\n", "")
 
 
@@ -127,6 +127,8 @@ def test_code_is_read_from_stdin_where_that_is_no_terminal(call: Call, site: Sit
         ("def f(:", 1, ["SyntaxError: invalid syntax"]),
         ("raise SystemExit(7)", 7, []),
         ("exit('done with it')", 1, ["done with it"]),
+        ("exit(())", 1, ["()"]),
+        ("fetch(page.url)\nasync def f():\n  exit(5)\nawait f()", 5, []),
         ("fetch(1)", 1, ["line 1, in <module>"]),
         ("async def f():\n  raise KeyError('x')\nawait f()", 1, ["in f", "KeyError: 'x'"]),
     ],
@@ -142,26 +144,41 @@ def test_an_error_shows_the_persons_frames_only(
         assert ours not in said.err
 
 
-LOOK = "import pathlib; path = view(); print(path); print(pathlib.Path(path).read_text())"
-
 # -- pages ----------------------------------------------------------------------------------
 
 
-def test_a_file_is_a_page_and_its_links_have_a_base(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text(PAGE)
-    uri = (tmp_path / "page.html").as_uri()
-    assert call("page.html", "-c", "page.url").out == f"{uri!r}\n"
-    assert call("page.html", "-c", "links()").out == "[]\n"
-    said = call("page.html", "--url", "https://shop.test/x/", "-c", "links()[0]")
-    assert said.out == "'https://shop.test/0'\n"
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("<p>é".encode(), "é"),
+        (b"<meta charset=latin-1><p>\xe9", "é"),
+        ("<p>é".encode("utf-16"), "é"),
+        (b"\xff\xfe\x00<p>", None),
+        (b"", None),
+    ],
+)
+def test_a_file_is_a_page_in_whatever_encoding(
+    body: bytes, text: str | None, call: Call, tmp_path: Path
+) -> None:
+    (tmp_path / "page.html").write_bytes(body)
+    said = call("page.html", "-c", "page.url, page.get('p', default=None)")
+    if text is not None:
+        assert said.out == f"{((tmp_path / 'page.html').as_uri(), text)!r}\n"
+    assert said.code == 0
 
 
-def test_a_page_can_be_looked_at_in_a_browser(call: Call, site: Site) -> None:
-    out = call(site.url("/"), "-c", LOOK).out
-    path, content = out.split("\n", 1)
-    assert content == f'<base href="{site.url("/")}">{PAGE}\n'
-    assert not os.path.exists(path)
-    assert call(site.url("/"), "-c", "text()").out.startswith("row 0\nrow 1\n")
+def test_a_pipe_is_a_file(call: Call, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"<p>x")
+    os.close(writer)
+    assert call(f"/dev/fd/{reader}", "-c", "css('p::text')[0]").out == "'x'\n"
+    os.close(reader)
+
+
+def test_code_that_is_no_text_is_a_syntax_error(call: Call) -> None:
+    said = call(typed=b"print('\xff')")
+    assert said.code == 1
+    assert "SyntaxError" in said.err
 
 
 @pytest.mark.parametrize(
@@ -169,7 +186,7 @@ def test_a_page_can_be_looked_at_in_a_browser(call: Call, site: Site) -> None:
     [
         (["nowhere.html"], "`nowhere.html` is no file", "crawler shell https://nowhere.html"),
         (["ftp://x.test/"], "only http and https", "https://"),
-        (["https://x.test/", "--url", "https://y.test/"], "--url is for", "page.html"),
+        (["."], "`.` is no file", "crawler shell https://"),
         (["-s", "robots.obye=0"], "unknown setting", "robots.obey"),
     ],
 )
@@ -186,7 +203,7 @@ def test_without_a_first_page_the_code_is_not_run(call: Call, site: Site) -> Non
     site.add("/robots.txt", Reply.text("User-agent: *\nDisallow: /"))
     said = call(site.url("/"), "-c", "print(1)")
     assert (said.code, said.out) == (1, "")
-    assert "hint: where the site is yours: -s robots.obey=false" in said.err
+    assert "where the site is yours: `-s robots.obey=false`" in said.err
     none = call("-c", "css('h1')")
     assert none.code == 1
     assert 'no page yet: fetch("https://example.com/")' in none.err
@@ -219,14 +236,14 @@ class Terminal:
 
 
 @contextmanager
-def prompt(site: Site, home: Path) -> Iterator[tuple[Terminal, subprocess.Popen[bytes]]]:
+def prompt(site: Site) -> Iterator[tuple[Terminal, subprocess.Popen[bytes]]]:
     parent, child = pty.openpty()
     # IPython, where it is installed, has a prompt of its own: this one is Python's.
     hidden = "import sys; sys.modules['IPython'] = None; sys.argv[0] = 'crawler'\n"
     hidden += "import importlib.util as u; find = u.find_spec\n"
     hidden += "u.find_spec = lambda name, *a: None if name == 'IPython' else find(name, *a)\n"
     code = f"{hidden}from crawler.cli import main; sys.exit(main(['shell', '{site.url('/')}']))"
-    environ = {**os.environ, "TERM": "dumb", "XDG_STATE_HOME": str(home)}
+    environ = {**os.environ, "TERM": "dumb"}
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-X", "dev", "-c", code],
         stdin=child,
@@ -245,8 +262,8 @@ def prompt(site: Site, home: Path) -> Iterator[tuple[Terminal, subprocess.Popen[
         os.close(parent)
 
 
-def test_a_prompt_has_await_history_completion_and_a_clean_end(site: Site, tmp_path: Path) -> None:
-    with prompt(site, tmp_path) as (terminal, process):
+def test_a_prompt_has_await_completion_and_a_clean_end(site: Site) -> None:
+    with prompt(site) as (terminal, process):
         banner = terminal.until(">>> ")
         assert banner.startswith(f"<Response 200 {site.url('/')} {len(PAGE)} bytes> “Rows”\n")
         assert len(banner.splitlines()) <= 5
@@ -263,9 +280,16 @@ def test_a_prompt_has_await_history_completion_and_a_clean_end(site: Site, tmp_p
         os.write(terminal._parent, b"\x04")
         assert process.wait(10) == 0
     assert "Warning" not in terminal.shown
-    history = tmp_path / "crawler" / "shell-history"
-    assert "sleep(0, 42)" in history.read_text()
-    assert history.stat().st_mode & 0o777 == 0o600
+
+
+def test_code_that_never_lets_go_of_the_loop_is_left_at_the_end(site: Site) -> None:
+    with prompt(site) as (terminal, process):
+        terminal.until(">>> ")
+        terminal.type("async def f():\n  print('st' + 'uck')\n  while True: pass\n\n", ">>> ")
+        terminal.type("await f()\n", "stuck")
+        terminal.type("\x03", "\n>>> ")
+        os.write(terminal._parent, b"\x04")
+        assert process.wait(15) == 0
 
 
 def test_ipython_is_used_where_it_is_installed(site: Site, call: Call) -> None:

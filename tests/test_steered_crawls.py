@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from crawler import DomainSettings, Request, RobotsSettings, Settings
+from crawler import DomainSettings, Request, RobotsSettings, Settings, StopCrawl
 from crawler.crawling import run_loop
 from crawler.engine import Session
 from crawler.steering import Command, encode, read_action
 from crawler.testing import Reply, Site
 from storage import append_control
-from tests.crawling import Walk, links, rows, walker
+from tests.crawling import Walk, links, rows, value, walker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -90,9 +90,9 @@ def play(
     return run_loop(scene())
 
 
-def chain(pages: int, slow_s: float = 0.0, addresses: int = 1) -> Site:
+def chain(pages: int, slow_s: float = 0.0, addresses: int = 1, port: int = 0) -> Site:
     """Each page leads to the next two."""
-    site = Site(addresses=addresses)
+    site = Site(addresses=addresses, port=port)
     for n in range(pages):
         here = [f"/{m}" for m in (n + 1, n + 2) if m < pages]
         site.add(f"/{n}" if n else "/", links(*here).slow(slow_s))
@@ -173,15 +173,17 @@ def test_a_paused_run_can_be_ended_and_gone_on_with(how: str, tmp_path: Path) ->
         return ended
 
     db, codes = tmp_path / "x.db", {"stop": 4, "signal": 130, "max-time": 0}
-    result = play(db, chain(40, 0.01), act)
+    site = chain(40, 0.01)
+    result = play(db, site, act)
     assert (result.ended_by, result.exit_code) == (how.replace("stop", "stopped"), codes[how])
     assert result.queued > 0
     assert result.seconds < 5
     state = "finished" if how == "max-time" else "interrupted"
     assert rows(db, "select state, ended_by from runs") == [(state, result.ended_by)]
-    site = chain(40)
-    site._wanted = ("127.0.0.1",)
-    assert play(db, site, go_on).ended_by == "finished"
+    port = int(site.addresses[0].rpartition(":")[2])
+    went_on = play(db, chain(40, port=port), go_on)
+    assert (went_on.ended_by, went_on.failed) == ("finished", 0)
+    assert value(db, "select count(*) from items") == 40
 
 
 def test_of_several_runs_the_one_that_is_named_is_paused(tmp_path: Path) -> None:
@@ -202,6 +204,33 @@ def test_of_several_runs_the_one_that_is_named_is_paused(tmp_path: Path) -> None
         return states
 
     assert play(tmp_path / "x.db", chain(40, 0.005), act) == ["paused", "running"]
+
+
+def test_a_run_that_is_being_stopped_is_left_out_and_alone_refuses(tmp_path: Path) -> None:
+    async def act(scene: Scene) -> None:
+        asked = Settings(robots=NO_ROBOTS)
+        first, second = [
+            await scene.session.begin(walker([f"http://{address}/slow"]), settings=asked)
+            for address in scene.site.addresses
+        ]
+        await until(lambda: len(scene.site.log) == 2)
+        scene.set("stop", run="walk-2")
+        assert scene.set("pause").text == "pause: walk-1 paused"
+        assert scene.set("resume").text == "resume: walk-1 goes on"
+        scene.set("pause", domain=scene.site.addresses[0])
+        scene.set("stop")
+        assert scene.set("resume").text == "resume: the crawl is being stopped"
+        assert scene.session._wishes.has_paused
+        gate.set()
+        for crawl in (first, second):
+            assert (await scene.session.ended(crawl)).ended_by == "stopped"
+
+    async def held(_: object) -> Reply:
+        await gate.wait()
+        return links()
+
+    gate = asyncio.Event()
+    play(tmp_path / "x.db", Site({"/slow": held}, addresses=2), act)
 
 
 def test_a_paused_domain_rests_while_the_others_go_on(tmp_path: Path) -> None:
@@ -361,7 +390,7 @@ def test_every_line_is_answered_in_its_order_and_logged_on_one_line(
         crawl = await scene.begin("/slow")
         for data in (b"pause\x1b[31m", b'{"action": "pause", "domain": "a\\nb"}', b"{}"):
             append_control(str(scene.db), data)
-        for _ in range(30):
+        for _ in range(130):
             append_control(str(scene.db), encode(Command(action="pause")))
         scene.session._helm.poll()
         scene.set("stop")
@@ -370,8 +399,67 @@ def test_every_line_is_answered_in_its_order_and_logged_on_one_line(
 
     with caplog.at_level(logging.INFO, "crawler"):
         answers = play(tmp_path / "x.db", Site({"/slow": links().slow(0.1)}), act)
-    assert [answer.number for answer in answers] == list(range(15, 35))
+    assert [answer.number for answer in answers] == list(range(35, 135))
     steered = [message for message in caplog.messages if message.startswith("command ")]
-    assert len(steered) == 34
+    assert len(steered) == 134
     assert steered[0].startswith("command 1 refused: not understood: ")
     assert all(message.isprintable() for message in steered)
+
+
+@pytest.mark.parametrize(
+    ("how", "ended_by"),
+    [
+        ("ends", "finished"),
+        ("raises", "error"),
+        ("stops", "spider"),
+        ("stop", "stopped"),
+        ("signal", "signal"),
+        ("max-time", "max-time"),
+        ("cancelled", "error"),
+        ("pause resume", "finished"),
+        ("pause stop", "stopped"),
+        ("pause resume stop", "stopped"),
+    ],
+)
+def test_what_was_queued_waits_for_the_hook_and_the_run_ends_however_that_ends(
+    how: str, ended_by: str, tmp_path: Path
+) -> None:
+    class Hooked(Walk):
+        async def opened(self) -> None:
+            if how == "raises":
+                raise ValueError("no key")
+            if how == "stops":
+                raise StopCrawl
+            if how == "cancelled":
+                raise asyncio.CancelledError
+            if how != "ends":
+                await go.wait()
+
+    async def act(scene: Scene) -> CrawlResult:
+        await scene.session.ended(await scene.begin(limit=1))
+        (row,) = await scene.session.store.runs()
+        asked = Settings(
+            domain=DomainSettings(delay=0),
+            robots=NO_ROBOTS,
+            patience=0.0,
+            max_time=0.05 if how == "max-time" else None,
+        )
+        crawl = await scene.session.begin(walker([], Hooked), settings=asked, resume=row)
+        await asyncio.sleep(0)
+        for word in how.split():
+            if word in ("pause", "resume", "stop"):
+                scene.set(word)
+        scene.session._beat()
+        if how == "signal":
+            scene.session.stop()
+        assert len(scene.site.log) == 1
+        if "resume" in how or "pause" not in how:
+            asyncio.get_running_loop().call_later(0.1, go.set)
+        ended: CrawlResult = await scene.session.ended(crawl)
+        return ended
+
+    go, db, site = asyncio.Event(), tmp_path / "x.db", chain(3)
+    result = play(db, site, act)
+    assert (result.ended_by, len(site.log)) == (ended_by, 3 if ended_by == "finished" else 1)
+    assert result.seconds < 5
+    assert value(db, "select count(*) from requests where state = 'queued'") == result.queued

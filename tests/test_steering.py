@@ -135,6 +135,22 @@ def test_changes_are_bounded_and_one_for_all_ends_those_for_some() -> None:
     assert wishes.pace_for("h7.test").delay == 4
 
 
+def test_a_pause_is_over_when_all_that_it_meant_may_go_on() -> None:
+    wishes = Wishes(Settings(), {}, ())
+    for name in ("a.x.test", "b.x.test", "c.test"):
+        wishes.change(Change("paused", name, None), True)
+    wishes.change(Change("paused", "*.x.test", None), False)
+    assert [wishes.is_paused(name) for name in ("a.x.test", "c.test")] == [False, True]
+    wishes.change(Change("paused", "c.test", None), False)
+    assert (wishes.has_paused, wishes.is_paused("c.test")) == (False, False)
+    wishes.change(Change("paused", "*.test", None), True)
+    wishes.change(Change("paused", "a.test", None), False)
+    assert [wishes.is_paused(name) for name in ("a.test", "b.test")] == [False, True]
+    wishes.change(Change("paused", None, None), False)
+    assert not wishes.has_paused
+    assert wishes.stats() == {}
+
+
 # ── what a paused run's scheduler does ───────────────────────────────────────────────────
 
 

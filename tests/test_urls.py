@@ -107,3 +107,19 @@ def test_only_literal_addresses_and_localhost_are_known_to_be_private(
     domain: str, private: bool
 ) -> None:
     assert is_private(domain) is private
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:99999/", "its port is `99999`, not 0 to 65535"),
+        ("http://[::1]:x/", "its port is `x`, not 0 to 65535"),
+        ("http://[bad/", "its host is neither a name nor an address"),
+        ("http://", "it has no host"),
+        ("a.example/x", "not an absolute URL"),
+    ],
+)
+def test_it_is_told_what_is_wrong_with_a_url(url: str, reason: str) -> None:
+    with pytest.raises(FetchError) as caught:
+        canonicalise(url)
+    assert caught.value.args[0] == reason

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import structs
 
-from crawler.cli.view import View, form_of, is_coloured, speaks_unicode
+from crawler.cli.view import View, form_of, is_coloured
+from crawler.cli.voice import speaks_unicode
 from crawler.testing import Reply, Site
 from tests.lives import LIVE, OLD, live
 from tests.terminal import Pty, Screen, terminal
@@ -178,7 +179,7 @@ def test_the_environment_decides_about_the_form() -> None:
     with terminal() as pty:
         forms = {
             (None, ""): "full",
-            (None, "NO_COLOR"): "place",
+            (None, "NO_COLOR"): "full",
             (None, "CI"): "lines",
             ("full", "CI"): "full",
             ("full", "NO_COLOR"): "full",
@@ -236,7 +237,7 @@ def test_a_crawl_on_a_terminal_shows_a_view_and_ctrl_c_leaves_no_trace_of_it(
     assert sum(line.startswith("200 ") and "1 link" in line for line in lines) >= last - 1
     assert not [line for line in lines if line.startswith(("domain ", "machine ", "pools "))]
     assert "stopping: requests under way may end; once more stops at once" in lines
-    assert any(line.startswith("talker-1 stopped; ") for line in lines)
+    assert any(line.startswith("talker-1 interrupted (signal) after ") for line in lines)
     assert screen.has_cursor
     assert screen.wraps
 
@@ -285,7 +286,7 @@ def test_a_breakpoint_in_a_spider_has_the_terminal_for_itself(talker: Path) -> N
         process = pty.run("run", "talker.py", "--limit", "1")
         pty.wait_for("(Pdb) ")
         pty.type(b"p page.status + 3000\n")
-        pty.wait_for("3200")
+        pty.wait_for("3200\r\n(Pdb) ")
         pty.type(b"c\n")
         assert ended(process) == 0
         screen = pty.screen()

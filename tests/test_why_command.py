@@ -8,17 +8,17 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import click
 import pytest
 
 from crawler import Response, Results, crawl_sync
-from crawler.cli import main, program
+from crawler.cli import main
 from crawler.codes import CODES
 from crawler.story import Life, Story, look_up
 from crawler.testing import Reply, Site
-from crawler.verdict import foretell, judge
+from crawler.verdict import judge
 from storage import queue_again
 from storage.reading import Reader
+from tests.commands import check_line
 from tests.crawling import Walk, links, rows
 from tests.troubled import (
     ASKING,
@@ -85,7 +85,10 @@ def ask(
         ("/boom", ("failed    it failed with callback", "invalid literal", "items: number=1")),
         ("/bare", ("failed    it failed with no-match", "`crawler parse troubled http")),
         ("/back", ("done      it redirects to a URL that the run had already",)),
-        ("/secret", ("dropped ", "/robots.txt forbids it (robots.obey is on)", "was fetched at")),
+        (
+            "/secret",
+            ("dropped ", "/robots.txt forbids it (robots.obey is on)", "/robots.txt` shows"),
+        ),
         ("http://elsewhere.test/", ("dropped ", "elsewhere.test is out of scope")),
     ],
 )
@@ -154,10 +157,7 @@ def test_every_command_that_is_named_exists(ask: Asked) -> None:
     for (url,) in rows(ask.db, "SELECT DISTINCT url FROM requests WHERE run = 'troubled-1'"):
         _, found, tail = ask(url).rpartition("Next: ")
         for line in tail.strip().splitlines() if found else ():
-            name, *words = shlex.split(line)[1:]
-            command = program.get_command(click.Context(program), name)
-            assert command is not None
-            command.make_context(name, words)
+            check_line(line)
 
 
 def test_json_holds_the_rows_and_the_words(ask: Asked) -> None:
@@ -185,30 +185,32 @@ def test_a_url_that_was_not_seen_is_told_with_those_that_were(ask: Asked) -> Non
     start = ask.places[""]
     out = ask("/gone/")
     assert "not seen  troubled-1 has not seen it" in out
-    assert "a link to it would be queued" in out
-    assert f"{start}/robots.txt was fetched at" in out
     near = [line.strip() for line in out.splitlines() if line.startswith("            http")]
     assert f"{start}/gone (failed, http-404)" in near
     assert out.rpartition("Next: ")[2].startswith(f"crawler why {start}/gone troubled-1")
+    assert "crawler why" not in ask("/nothing/like/it/at/all").rpartition("Next: ")[2]
 
 
 def test_another_scheme_and_www_are_near(ask: Asked) -> None:
     out = ask("https://www.elsewhere.test/?page=2")
     assert "http://elsewhere.test/ (dropped, scope)" in out
-    assert "whether robots.txt allows it is not known" in out
 
 
-def test_a_run_that_has_seen_it_is_named(ask: Asked) -> None:
-    out = ask("/gone", "patient-1")
-    assert "seen by troubled-1" in out
-    assert "Next: crawler why " in out
-    assert "/gone troubled-1" in out
+@pytest.mark.parametrize("url", ["ftp://a.test//x", "", "http://[::1", "http://a.test:99999/"])
+def test_what_is_no_url_is_a_mistake(
+    ask: Asked, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    assert main(["why", url, "troubled-1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"error: no run has `{url}`: " in err
+    assert "hint: an absolute http:// or https:// URL" in err
 
 
-def test_what_is_no_url_is_told_so(ask: Asked) -> None:
-    out = ask("ftp://a.test//x")
-    assert "troubled-1 cannot have it: only http and https can be crawled" in out
-    assert "give an absolute http:// or https:// URL" in out
+def test_a_large_domain_is_not_looked_through(ask: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crawler.story.SCANNED", 1)
+    assert ask("/list").count("item      items: word=") == 3
+    assert "(a large domain: other methods" in ask("/nothing")
 
 
 def test_the_scope_is_the_spiders_where_it_can_be_found(ask: Asked, tmp_path: Path) -> None:
@@ -221,8 +223,6 @@ def test_the_scope_is_the_spiders_where_it_can_be_found(ask: Asked, tmp_path: Pa
     )
     try:
         assert "out of scope (allowed_domains: a.test, b.test)" in ask("http://elsewhere.test/")
-        assert "would be dropped: c.test is out of scope" in ask("http://c.test/")
-        assert "a link to it would be queued" in ask("http://sub.b.test/")
     finally:
         spiders.joinpath("scoped.py").unlink()
         spiders.rmdir()
@@ -287,7 +287,7 @@ def test_no_question_reads_all_requests(ask: Asked) -> None:
 
 # ── words ────────────────────────────────────────────────────────────────────────────────
 
-RUN = {"id": "books-1", "spider": "books", "state": "running", "arguments": "{}"}
+RUN = {"id": "books-1", "spider": "books", "state": "running", "ended_by": "", "arguments": "{}"}
 ROW = {
     "id": 7,
     "url": "http://a.test/x",
@@ -338,10 +338,3 @@ def test_every_code_has_words_and_never_sends_a_person_round_in_a_circle(code: s
 )
 def test_words_for_what_a_short_crawl_cannot_show(facts: dict[str, Any], words: str) -> None:
     assert words in said(**facts)
-
-
-def test_what_would_become_of_a_url_is_told_by_scope_and_robots() -> None:
-    story = Story(asked="", url="http://a.test/", run=RUN, origins=("a.test",))
-    verdict = foretell(story, database="other.db", now=NOW, scope=("b.test",))
-    assert "a link to it would be queued" in verdict.sentences
-    assert verdict.commands == ("crawler fetch http://a.test/",)

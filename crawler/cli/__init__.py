@@ -9,6 +9,7 @@ import no command; every mistake of a person is one line `error:` and one line `
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -19,7 +20,6 @@ import click
 
 from crawler.about import VERSION
 from crawler.errors import UsageError, nearest
-from crawler.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +30,7 @@ EXIT_USAGE = 2
 EXIT_STORAGE = 5
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Entry(NamedTuple):
@@ -64,6 +65,23 @@ COMMANDS = {
 }
 
 
+ELSEWHERE = {
+    "crawl": "run SPIDER",
+    "runspider": "run FILE.py",
+    "start": "run SPIDER",
+    "resume": "run SPIDER",
+    "scrape": "run pages URL",
+    "bench": "demo",
+    "genspider": "new NAME",
+    "startproject": "init DIR",
+    "stop": "set stop",
+    "pause": "set pause",
+    "check": "config --check",
+    "settings": "config --list",
+}
+"""What other crawlers call a command, or a person may: ours."""
+
+
 class Program(click.Group):
     """The group of lazily imported commands."""
 
@@ -83,7 +101,7 @@ class Program(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does it, but an unknown command gets the nearest name as its hint."""
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            best = nearest(args[0], COMMANDS)
+            best = _counterpart(*args[:2]) or nearest(args[0], COMMANDS)
             raise UsageError(
                 f"unknown command `{args[0]}`",
                 hint=f"did you mean `crawler {best}`?" if best else "`crawler --help`",
@@ -104,6 +122,15 @@ class Program(click.Group):
                 )
 
 
+def _counterpart(name: str, given: str = "") -> str | None:
+    """Our command for another's, with the first word that was given to that."""
+    ours, _, wanted = ELSEWHERE.get(name, "").rpartition(" ")
+    is_open = wanted.removesuffix(".py").isupper()
+    if is_open and given and not given.startswith("-"):
+        wanted = given
+    return f"{ours} {wanted}".strip() or None
+
+
 @click.command(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, "-V", "--version", prog_name="crawler")
 def program() -> None:
@@ -113,6 +140,7 @@ def program() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (None: that of the process) and return its exit code."""
     args = sys.argv[1:] if argv is None else list(argv)
+    _open_closed()
     try:
         return _invoke(args)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -147,6 +175,10 @@ def _failed(error: Exception, args: Sequence[str]) -> int:
 
     if isinstance(error, StorageError):
         return _refuse(str(error), error.hint, EXIT_STORAGE, args)
+    if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+        _forget_stdout()
+        told = f"stdout cannot be written: {error.strerror}"
+        return _refuse(told, "make room, or write to another place", EXIT_STORAGE, args)
     import traceback
 
     told = f"a mistake in crawler itself: {type(error).__name__}"
@@ -159,15 +191,9 @@ def _failed(error: Exception, args: Sequence[str]) -> int:
 
 
 def _refuse(message: str, hint: str | None, code: int, args: Sequence[str], **facts: str) -> int:
-    if _speaks_json(args):
-        from crawler.cli.voice import json_line
+    from crawler.cli.voice import tell_error
 
-        facts = {"hint": hint or "", **facts}
-        click.echo(json_line(message, event="error", level="error", **facts), err=True)
-        return code
-    click.echo(f"error: {printable(message)}", err=True)
-    if hint:
-        click.echo(f"  hint: {printable(hint)}", err=True)
+    tell_error(message, hint=hint, form="json" if _speaks_json(args) else "text", **facts)
     return code
 
 
@@ -186,6 +212,15 @@ def _told(error: click.ClickException, args: Sequence[str]) -> tuple[str, str]:
         return f"unknown option `{error.option_name}` of `{path}`", hint
     message = error.format_message().rstrip(".")
     return message[:1].lower() + message[1:], hint
+
+
+def _open_closed() -> None:
+    """Give the streams that were closed at the start an end that takes everything: their
+    numbers would be those of the next files that are opened."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _forget_stdout() -> None:

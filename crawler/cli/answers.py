@@ -1,7 +1,7 @@
 """An answer on its way to a person or a program: which stream, which form.
 
-Owns: head, connection and body of an answer as `crawler fetch` shows them, the JSON object,
-the exit code. Does not own: the words of a line (`travel`), text and Markdown (`plain`).
+Owns: head, connection and body of an answer as `crawler fetch` shows them, the JSON object.
+Does not own: the lines of its requests and errors (`onepage`), text and Markdown (`plain`).
 
 Invariants: data alone goes to stdout; nothing binary reaches a terminal unless it is forced;
 the exit code is 0 exactly when a crawl would deliver the page.
@@ -10,23 +10,26 @@ the exit code is 0 exactly when a crawl would deliver the page.
 from __future__ import annotations
 
 import shutil
+import stat
 import sys
 from base64 import b64encode
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from crawler.cli.onepage import json_of, tell_fetch_error
 from crawler.errors import UsageError
-from crawler.wording import plural, printable
+from crawler.wording import plural, printable, size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from crawler.attempts import Fetched
     from crawler.response import Response
+    from crawler.single import Attempt, Fetched
     from crawler.spider import Spider
 
-__all__ = ["Form", "judge", "tell"]
+__all__ = ["Form", "tell"]
 
 HEAD_LINES = 20
 """Lines of a text that a terminal shows."""
@@ -38,42 +41,51 @@ def tell(
     form: Form,
     file: Path | None,
     spider: Spider | None,
-    quiet: bool,
     *,
+    quiet: bool,
     is_piped: bool,
 ) -> int:
     """Show an answer, write its body; the exit code. `file` None: to stdout, which `is_piped`
     forces to be taken for no terminal."""
-    from crawler.cli.travel import body_line, connection_line, status_line
-
-    page = fetched.page
-    if page is not None and not quiet:
-        click.echo(f"\n{status_line(page, fetched)}", err=True)
-        for name in page.headers:
-            for value in page.headers.get_all(name):
-                click.echo(printable(f"{name}: {value}"), err=True)
-        last = fetched.last
-        click.echo(f"\n{connection_line(last) if last else ''}", err=True)
-        click.echo(body_line(page, fetched), err=True)
+    page, last = fetched.page, fetched.last
+    if page is not None and last is not None and not quiet:
+        _tell_head(page, last)
     if form == "json":
-        _write(_as_json(fetched), file)
+        _write(json_of(_known(fetched)).encode(), file)
     elif page is not None:
         _write_page(page, form, file, is_piped=is_piped)
-    return judge(fetched, spider)
-
-
-def judge(fetched: Fetched, spider: Spider | None) -> int:
-    """The exit code; what a crawl would not deliver is an error with its hint."""
-    from crawler.cli.travel import hint_of
-
-    error = fetched.error
-    if error is None:
+    if fetched.error is None:
         return 0
-    click.echo(printable(f"error: {error}"), err=True)
-    name = spider.name if spider is not None else None
-    if hint := hint_of(error, fetched.request.url, spider=name):
-        click.echo(f"  hint: {printable(hint)}", err=True)
+    tell_fetch_error(fetched.error, fetched.request.url, spider)
     return 1
+
+
+def _tell_head(page: Response, last: Attempt) -> None:
+    """Status, header, whom it talked to on which connection, size, type and title."""
+    from crawler.plain import title_of
+    from crawler.urls import canonicalise
+
+    outcome, info = last.outcome, last.outcome.connection
+    known = page.status in HTTPStatus._value2member_map_
+    version = info.http_version if info is not None else "HTTP"
+    lines = ["", f"{version} {page.status} {HTTPStatus(page.status).phrase if known else ''}"]
+    lines += [f"{name}: {value}" for name in page.headers for value in page.headers.get_all(name)]
+    lines.append("")
+    if info is not None:
+        how = f"reused, request {info.nth} on it" if info.reused else "new connection"
+        replays = f" · sent {info.replays + 1} times" if info.replays else ""
+        client = f"client {outcome.generation} of {canonicalise(last.url).domain}"
+        opened = f"{outcome.open_connections} open"
+        lines.append(f"{info.peer} · {version} · {how}{replays} · {client}, {opened}")
+    kind = (page.content_type or "").partition(";")[0].strip() or "no type"
+    parts = [size(len(page.body)), kind, page.encoding]
+    if coding := page.headers.get("content-encoding"):
+        parts.append(f"{coding}: {size(outcome.bytes_received)} on the wire")
+    if title := title_of(page):
+        parts.append(f"“{title}”")
+    lines.append(printable(" · ".join(filter(None, parts)), 200))
+    for line in lines:
+        click.echo(printable(line).rstrip(), err=True)
 
 
 def _write_page(page: Response, form: Form, file: Path | None, *, is_piped: bool) -> None:
@@ -112,33 +124,27 @@ def _write(content: bytes, file: Path | None) -> None:
         sys.stdout.buffer.write(content)
         return
     try:
-        file.write_bytes(content)
+        is_new = not file.exists() or stat.S_ISREG(file.stat().st_mode)
+        with file.open("xb" if is_new else "wb") as stream:
+            stream.write(content)
     except OSError as error:
         raise UsageError(
             f"{file} cannot be written: {error.strerror}", hint="name another file"
         ) from error
 
 
-def _as_json(fetched: Fetched) -> bytes:
-    """All that is known, as one JSON object."""
-    import dataclasses
-
-    import msgspec
-
+def _known(fetched: Fetched) -> dict[str, Any]:
+    """All that is known; attempts have the columns of the table `fetches`."""
     from crawler.plain import is_textual, title_of
     from crawler.request import encode_body
 
     page, error, asked = fetched.page, fetched.error, fetched.request
     is_text = page is not None and is_textual(page)
-    known: dict[str, Any] = {
+    return {
         "url": page.url if page is not None else asked.url,
         "status": page.status if page is not None else None,
         "error": None if error is None else {"code": error.code, "message": error.args[0]},
         "title": (title_of(page) if page is not None else "") or None,
-        "chain": [
-            {"url": each.url, "status": each.status, "location": each.location}
-            for each in fetched.chain
-        ],
         "headers": {} if page is None else _fields(page),
         "request": {
             "method": asked.method,
@@ -146,12 +152,10 @@ def _as_json(fetched: Fetched) -> bytes:
             "headers": dict(asked.headers or {}),
             "bytes": len(encode_body(asked).content),
         },
-        "seconds": fetched.seconds,
-        "attempts": [dataclasses.asdict(each) for each in fetched.attempts],
+        "attempts": [each.row for each in fetched.attempts],
         "body": page.text if page is not None and is_text else None,
         "body_base64": None if page is None or is_text else b64encode(page.body).decode(),
     }
-    return msgspec.json.encode(known) + b"\n"
 
 
 def _fields(page: Response) -> dict[str, str | list[str]]:

@@ -12,18 +12,11 @@ import click
 from crawler.cli.checking import check_project, set_by
 from crawler.cli.output import write_rows
 from crawler.errors import UsageError, nearest
-from crawler.layers import (
-    Layer,
-    environment_layer,
-    file_layers,
-    flag_layer,
-    resolve,
-    variables,
-)
-from crawler.loading import find
+from crawler.layers import Layer, environment_layer, file_layers, flag_layer, resolve
+from crawler.loading import find, listing, twins
 from crawler.settings import vocabulary
 from crawler.settings_groups import path_of
-from crawler.wording import plural, printable
+from crawler.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +34,6 @@ EXIT_WRONG = 2
 @click.option("--domain", metavar="HOST", help="What holds for this host, and by which pattern.")
 @click.option("--spider", metavar="NAME", help="With what this spider sets.")
 @click.option("-s", "--set", "flags", multiple=True, metavar="KEY=VALUE", help="As for `run`.")
-@click.option("--env", "as_variables", is_flag=True, help="The variable of each setting.")
 @click.option("--check", "is_check", is_flag=True, help="Look for mistakes, in the spiders too.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(
@@ -50,7 +42,6 @@ def command(
     domain: str | None,
     spider: str | None,
     flags: tuple[str, ...],
-    as_variables: bool,
     is_check: bool,
     as_json: bool,
 ) -> int:
@@ -60,32 +51,11 @@ def command(
     --check tells every mistake in files, environment, -s and spiders, one a line, and
     then ends with 2.
     """
-    if key is not None and domain is not None:
-        raise UsageError("a KEY and --domain exclude each other", hint=f"crawler config {key}")
+    _alone("a KEY", key, ("--domain", domain))
     if is_check:
-        _alone("--check", key=key, domain=domain, spider=spider, env=as_variables, list=with_all)
+        others = (("a KEY", key), ("--list", with_all), ("--domain", domain), ("--spider", spider))
+        _alone("--check", is_check, *others)
         return _check(flags, as_json=as_json)
-    if as_variables:
-        _alone("--env", domain=domain, spider=spider)
-    rows = _asked_for(key, domain, spider, flags, has_all=with_all or as_variables)
-    if not rows and not as_json:
-        click.echo("all settings have their defaults; `--list` shows them", err=True)
-    elif as_variables:
-        _show_variables(rows, as_json=as_json)
-    else:
-        _show(rows, with_meaning=with_all or as_json, as_json=as_json)
-    return 0
-
-
-def _asked_for(
-    key: str | None,
-    domain: str | None,
-    spider: str | None,
-    flags: Sequence[str],
-    *,
-    has_all: bool,
-) -> list[tuple[object, ...]]:
-    """Setting, value, origin and meaning of what is to be shown."""
     layers = file_layers(Path.cwd())
     if spider is not None:
         layers.append(Layer("spider", set_by(find(spider))))
@@ -93,12 +63,27 @@ def _asked_for(
     rows = _rows(settings)
     if domain is not None:
         keys = settings.keys_for(domain.lower())
-        return sorted(
+        rows = sorted(
             (row for row in rows if row[0] in keys), key=lambda row: keys.index(str(row[0]))
         )
-    if key is not None:
-        return _chosen(key, rows)
-    return rows if has_all else [row for row in rows if row[2] != "default"]
+    elif key is not None:
+        rows = _chosen(key, rows)
+    elif not with_all:
+        rows = [row for row in rows if row[2] != "default"]
+    if rows or as_json:
+        is_one = key is not None and len(rows) == 1
+        _show(rows, with_meaning=with_all or as_json or is_one, as_json=as_json)
+    else:
+        click.echo("all settings have their defaults; `--list` shows them", err=True)
+    return 0
+
+
+def _alone(name: str, given: object, *others: tuple[str, object]) -> None:
+    """Raises UsageError for what is given beside something that it says nothing to."""
+    for other, value in others if given else ():
+        if value:
+            hint = "crawler config --help"
+            raise UsageError(f"{name} and {other} exclude each other", hint=hint)
 
 
 def _show(rows: list[tuple[object, ...]], *, with_meaning: bool, as_json: bool) -> None:
@@ -110,41 +95,18 @@ def _show(rows: list[tuple[object, ...]], *, with_meaning: bool, as_json: bool) 
     write_rows(sys.stdout, columns[:width], cut, "json" if as_json else "table")
 
 
-def _show_variables(rows: list[tuple[object, ...]], *, as_json: bool) -> None:
-    """Which variable sets each setting; those for some domains or hosts have none."""
-    names = {key: name for name, key in variables().items()}
-    told = [
-        (names[str(key)], key, value if as_json else _told(value), origin)
-        for key, value, origin, _ in rows
-        if key in names
-    ]
-    columns = ("variable", "setting", "value", "origin")
-    write_rows(sys.stdout, columns, told, "json" if as_json else "table")
-
-
 def _check(flags: Sequence[str], *, as_json: bool) -> int:
-    checked = check_project(Path(), os.environ, flags)
+    problems = check_project(Path(), os.environ, flags)
+    for told in twins(listing()):
+        click.echo(printable(f"warning: {told}"), err=True)
     if as_json:
-        write_rows(sys.stdout, ("problem", "hint"), checked.problems, "json")
-    elif not checked.problems:
-        settings, sources = plural(checked.settings, "setting"), plural(checked.sources, "source")
-        verb = "is" if checked.settings == 1 else "are"
-        spiders = plural(checked.spiders, "spider")
-        click.echo(f"{settings} from {sources} {verb} fine; {spiders} can be made")
-    for problem in () if as_json else checked.problems:
+        write_rows(sys.stdout, ("problem", "hint"), problems, "json")
+    elif not problems:
+        click.echo("settings and spiders are fine")
+    for problem in () if as_json else problems:
         hint = f" → {problem.hint}" if problem.hint else ""
         click.echo(printable(problem.what + hint))
-    return EXIT_WRONG if checked.problems else 0
-
-
-def _alone(option: str, **others: object) -> None:
-    """Raises UsageError for an option that is given beside one that it says nothing to."""
-    for name, value in others.items():
-        if value not in (None, False):
-            other = "a KEY" if name == "key" else f"--{name}"
-            raise UsageError(
-                f"{option} and {other} exclude each other", hint=f"crawler config {option}"
-            )
+    return EXIT_WRONG if problems else 0
 
 
 def _rows(settings: Settings) -> list[tuple[object, ...]]:

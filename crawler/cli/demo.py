@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 SHOP_PORT = 8080
+PORTS = 65_535
 
 
 @click.command()
@@ -31,6 +32,9 @@ SHOP_PORT = 8080
 @click.option("--port", type=int, metavar="N", help="Of the shop; default: 8080 with --serve.")
 def command(db: str, seed: int, fresh: bool, serve: bool, port: int | None) -> int:
     """Crawl a built-in bookshop: several hosts, slow, failing and dead ones among them."""
+    if port is not None and not 0 <= port <= PORTS:
+        hint = f"a number from 0 to {PORTS}; 0 takes one that is free"
+        raise UsageError(f"--port {port} is no port", hint=hint)
     if serve:
         return _serve(seed, SHOP_PORT if port is None else port)
     path = Path(db)
@@ -60,8 +64,11 @@ def command(db: str, seed: int, fresh: bool, serve: bool, port: int | None) -> i
 
 def _serve(seed: int, port: int) -> int:
     with _open(seed, port) as site, suppress(KeyboardInterrupt):
-        click.echo(f"The bookshop is open until Ctrl-C: {site.start_url}", err=True)
-        click.echo(f"In another terminal: crawler shell {site.start_url}", err=True)
+        click.echo(
+            f"The bookshop is open until Ctrl-C: {site.start_url}\n"
+            f"In another terminal: crawler shell {site.start_url}",
+            err=True,
+        )
         while True:
             signal.pause()
     return 0
@@ -75,10 +82,10 @@ def _open(seed: int, port: int) -> Iterator[Bookshop]:
     try:
         threaded = Bookshop(seed=seed, port=port).threaded()
         site = threaded.__enter__()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
         raise UsageError(
-            f"the shop cannot open: {reason}", hint="--port 0 takes one that is free"
+            f"the shop cannot open: {error.strerror or error}",
+            hint="--port 0 takes one that is free",
         ) from None
     with ExitStack() as stack:
         stack.push(threaded)

@@ -1,7 +1,6 @@
 """`crawler doctor`: is this machine fit to crawl, and this folder, and can HOST be reached?
 
-Owns: the order of the checks, their form, the exit code. Does not own: facts (`findings`,
-`probe`) or verdicts (`crawler.checks`).
+Owns: their form, the exit code. Does not own: the checks (`findings`, `probe`).
 
 Invariants: nothing is sent unless a HOST is named; one failure is an exit code of 1.
 """
@@ -9,28 +8,22 @@ Invariants: nothing is sent unless a HOST is named; one failure is an exit code 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from crawler.cli.output import write_rows
+from crawler.cli.paragraphs import Line, say
 from crawler.errors import UsageError
-from crawler.wording import plural, printable
 
 if TYPE_CHECKING:
-    from crawler.checks import Verdict
     from crawler.settings import Settings
 
 __all__ = ["command"]
 
 EXIT_FAILED = 1
-STATE = 6
-"""Characters of the first column."""
-COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command()
@@ -42,29 +35,24 @@ def command(host: str | None, as_json: bool) -> int:
     With HOST (or a URL) also whether it can be reached, and how long that takes; only
     then anything is sent.
     """
-    from crawler.cli.findings import about_machine, about_project
+    from crawler.cli.findings import about_here
 
     settings = _settings()
     url = _url(host) if host is not None else None
-    verdicts = [*about_machine(settings), *about_project(Path())]
+    verdicts = [*about_here(settings, Path())]
     if url is not None:
         from crawler.cli.probe import about_host
 
         verdicts += about_host(url, settings)
     if as_json:
-        columns = ("state", "check", "found", "advice")
-        write_rows(sys.stdout, columns, [tuple(each) for each in verdicts], "json")
+        write_rows(sys.stdout, ("state", "check", "found", "advice"), verdicts, "json")
     else:
         width = max(len(each.name) for each in verdicts)
-        for each in verdicts:
-            click.echo(_line(each, width))
-    states = [each.state for each in verdicts]
-    failures, warnings = states.count("fail"), states.count("warn")
-    if failures or warnings:
-        told = [plural(failures, "failure")] if failures else []
-        told += [plural(warnings, "warning")] if warnings else []
-        click.echo(" and ".join(told), err=True)
-    return EXIT_FAILED if failures else 0
+        say(
+            Line(f"{state:4}  {name:{width}}  ", f"{found}  → {advice}" if advice else found)
+            for state, name, found, advice in verdicts
+        )
+    return EXIT_FAILED if any(each.state == "fail" for each in verdicts) else 0
 
 
 def _settings() -> Settings:
@@ -94,16 +82,3 @@ def _url(host: str) -> str:
         hint = "crawler doctor example.com, or a URL: crawler doctor http://localhost:8000"
         raise UsageError(f"`{host}` is no host", hint=hint) from error
     return f"{target.origin}/robots.txt"
-
-
-def _line(verdict: Verdict, width: int) -> str:
-    """One line; on a terminal that is too narrow for it, more, below what was found."""
-    arrow = f"  → {verdict.advice}" if verdict.advice else ""
-    text = printable(f"{verdict.name.ljust(width)}  {verdict.found}{arrow}")
-    if sys.stdout.isatty():
-        room = max(shutil.get_terminal_size().columns - STATE, 2 * width)
-        indent = " " * (width + 2)
-        lines = textwrap.wrap(text, room, subsequent_indent=indent, break_on_hyphens=False)
-        text = f"\n{' ' * STATE}".join(lines)
-    colour = None if os.environ.get("NO_COLOR") else COLOURS[verdict.state]
-    return click.style(verdict.state.ljust(STATE), fg=colour) + text

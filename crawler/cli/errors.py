@@ -1,6 +1,6 @@
 """`crawler errors`: what went wrong in a run, by cause and domain, and what to do about it.
 
-Owns: how groups and cases are shown. Does not own: which they are (`failures`).
+Owns: how causes and cases are shown. Does not own: which they are (`failures`).
 
 Invariants: without a filter only counters are read; text from the web is made printable.
 """
@@ -13,25 +13,27 @@ from typing import TYPE_CHECKING
 
 import click
 
-from crawler.cli.output import Form, data_options, write_rows
-from crawler.cli.paragraphs import Line, next_lines, say
-from crawler.cli.places import db_option, locate, refuse_unknown, target_argument
+from crawler.cli.output import Form, data_options, form_option, write_rows
+from crawler.cli.paragraphs import Line, frames, next_lines, say
+from crawler.cli.places import check_names, db_option, locate_run, target_argument
 from crawler.commands import command as command_of
-from crawler.commands import place_of
-from crawler.errors import UsageError, code_of
-from crawler.failures import Case, cases, fold, group, groups
+from crawler.commands import target_of
+from crawler.errors import UsageError, advice, code_of
+from crawler.failures import Case, cases, causes, fold, groups
+from crawler.rows import pairs
 from crawler.wording import count, plural, printable
 from storage.reading import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crawler.failures import Fold, Group
+    from crawler.cli.places import Run
+    from crawler.failures import Failure, Fold
 
 __all__ = ["command"]
 
 DOMAINS = 3
-"""Domains that a group names."""
+"""Domains of a cause that are named."""
 FOLDS = 20
 URLS = 10
 """Cases that say the same, of which the URLs are listed."""
@@ -43,7 +45,7 @@ ABOVE = ("code", "domain", "count", "meaning", "hint", "last_at", "message", "ur
 @db_option
 @click.option("--code", metavar="CODE", help="Case by case, of this code, e.g. http-404.")
 @click.option("--domain", metavar="HOST", help="Case by case, of this domain.")
-@click.option("--table", "form", flag_value="table", help="As a table.")
+@form_option("--table", meaning="As a table.")
 @data_options
 def command(
     target: str | None, db: str | None, code: str | None, domain: str | None, form: Form | None
@@ -53,144 +55,115 @@ def command(
     With --code or --domain: the URLs, and what was said of each. Errors that were queued
     again by `crawler requeue` are no longer among them.
     """
-    place = locate(target, db)
-    if place.run is None:
-        raise UsageError(f"{place.file} has no run yet", hint="`crawler run SPIDER`")
-    with Reader(place.file) as reader:
-        spider = place.run.rpartition("-")[0]
-        there = place_of(place.run, spider, str(place.file))
-        rows = groups(reader, place.run, code=code, domain=domain)
-        if not rows:
-            _check(reader, place.run, code, domain)
-        is_narrow = code is not None or domain is not None
+    run = locate_run(target, db)
+    is_narrow = code is not None or domain is not None
+    with Reader(run.file) as reader:
+        found = causes(reader, run.id, code=code, domain=domain)
+        if not found:
+            check_names(reader, run.id, code=code, domain=domain)
         if is_narrow and reader.is_older:
             hint = "the next `crawler run` upgrades the file; without --code and --domain it works"
-            raise UsageError(f"{place.file} was written by an older version", hint=hint)
+            raise UsageError(f"{run.file} was written by an older version", hint=hint)
+        one_by_one = cases(reader, run.id, code=code, domain=domain) if is_narrow else None
+        if form is not None and one_by_one is not None:
+            names = [field.name for field in dataclasses.fields(Case)]
+            write_rows(sys.stdout, names, map(dataclasses.astuple, one_by_one), form)
+            return
         if form is not None:
-            _write(reader, place.run, rows, form, code=code, domain=domain, is_narrow=is_narrow)
+            write_rows(sys.stdout, ABOVE, _above(reader, run), form)
             return
-        gone = _failed(reader, place.run) if rows else {}
-        found = group(rows, gone, spider)
-        if not found:
-            click.echo(f"{place.run} has no errors{_narrowed(code, domain)}")
-            return
-        total = sum(each.count for each in found)
-        click.echo(
-            f"{place.run} in {place.file}: {plural(total, 'error')}{_narrowed(code, domain)}"
-        )
-        narrowed = cases(reader, place.run, code=code, domain=domain) if is_narrow else ()
-        folds = fold(narrowed, URLS)
-        for each in found:
-            say(_told(each) if not is_narrow else _listed(each, folds))
-    say([Line(""), *next_lines(_next(found, there, is_narrow))])
-
-
-def _check(reader: Reader, run: str, code: str | None, domain: str | None) -> None:
-    """Nothing fits: raise UsageError where a name is not one of the run's."""
-    if code is not None and code_of(code) is None:
-        refuse_unknown("error code", code, (row["code"] for row in groups(reader, run)), run)
-    if domain is not None:
-        _, known = reader.query("SELECT domain FROM domains WHERE run = ?", (run,))
-        refuse_unknown("domain", domain, (name for (name,) in known), run)
-
-
-def _failed(reader: Reader, run: str) -> dict[str, int]:
-    """Failed URLs by domain."""
-    _, rows = reader.query("SELECT domain, failed FROM domains WHERE run = ? AND failed", (run,))
-    return dict(rows)
-
-
-def _narrowed(code: str | None, domain: str | None) -> str:
-    named = f" of code {code}" if code is not None else ""
-    return printable(named + (f" on {domain}" if domain is not None else ""))
-
-
-# -- for programs -------------------------------------------------------------------------
-
-
-def _write(
-    reader: Reader,
-    run: str,
-    rows: Sequence[dict[str, object]],
-    form: Form,
-    *,
-    code: str | None,
-    domain: str | None,
-    is_narrow: bool,
-) -> None:
-    if is_narrow:
-        names = [field.name for field in dataclasses.fields(Case)]
-        found = cases(reader, run, code=code, domain=domain)
-        write_rows(sys.stdout, names, (dataclasses.astuple(case) for case in found), form)
+        folds = fold(one_by_one, URLS) if one_by_one is not None else None
+        blocks = [
+            _told(reader, run, each) if folds is None else _listed(run, each, folds[each.code])
+            for each in found
+        ]
+    only = f" of code {code}" if code is not None else ""
+    only += f" on {domain}" if domain is not None else ""
+    if not found:
+        click.echo(printable(f"{run.id} has no errors{only}"))
         return
-    spider = run.rpartition("-")[0]
+    total = plural(sum(each.count for each in found), "error")
+    click.echo(printable(f"{run.id} in {run.file}: {total}{only}"))
+    say(line for block in blocks for line in block)
+    say([Line(""), *next_lines(_next(found[0], run, is_narrow))])
+
+
+def _above(reader: Reader, run: Run) -> list[list[object]]:
+    """By code and domain, for programs."""
+    rows = groups(reader, run.id)
     for row in rows:
-        (own,) = group([row], {}, spider)
-        row.update(meaning=own.meaning, hint=own.hint)
-    write_rows(sys.stdout, ABOVE, ([row[name] for name in ABOVE] for row in rows), form)
+        known = code_of(row["code"])
+        hint = _hint(run, row["code"], row["url"], row["domain"])
+        row.update(meaning=known.meaning if known else "", hint=hint)
+    return [[row[name] for name in ABOVE] for row in rows]
+
+
+def _hint(run: Run, code: str, url: str | None, domain: str | None) -> str:
+    spider = target_of(run.row)
+    return advice(code, url=url, host=domain, spider=spider, place=run.words, shown="errors")
 
 
 # -- for people ---------------------------------------------------------------------------
 
 
-def _head(each: Group) -> list[Line]:
-    meaning = f"  {each.meaning}" if each.meaning else ""
+def _head(each: Failure) -> list[Line]:
+    known = code_of(each.code)
+    meaning = f"  {known.meaning}" if known else ""
     return [Line(""), Line("", f"{each.code} ×{count(each.count)}{meaning}")]
 
 
-def _told(each: Group) -> list[Line]:
-    """A group in a few lines."""
-    lines = _head(each)
-    if domains := _domains(each.domains):
-        lines.append(Line("  where  ", domains))
-    if each.gone:
-        lines.append(Line("  urls   ", f"{plural(each.gone, 'URL')} failed with it"))
-    if each.message or each.url:
-        lines.append(Line("  last   ", _last(each.message, each.url)))
-    lines += _frames(each.detail, "         ")
-    if each.hint:
-        lines.append(Line("  do     ", each.hint))
-    return lines
+def _told(reader: Reader, run: Run, each: Failure) -> list[Line]:
+    """A cause in a few lines."""
+    lines = [*_head(each), Line("  where  ", _domains(reader, run.id, each))]
+    if each.code == "domain-unreachable":
+        lines.append(Line("  urls   ", f"{plural(_gone(reader, run.id), 'URL')} failed with it"))
+    said = [each.message] if each.url in each.message else [each.message, each.url]
+    lines.append(Line("  last   ", ", ".join(filter(None, said))))
+    lines += [Line("         ", row, False) for row in frames(each.detail)]
+    if hint := _hint(run, each.code, each.url, each.domain):
+        lines.append(Line("  do     ", hint))
+    return [line for line in lines if line.text or not line.label]
 
 
-def _listed(each: Group, folds: Sequence[Fold]) -> list[Line]:
-    """A group case by case, those that say the same as one."""
+def _domains(reader: Reader, run: str, each: Failure) -> str:
+    sql = (
+        "SELECT domain, count FROM v_errors WHERE run = ? AND code = ?"
+        f" ORDER BY count DESC, domain LIMIT {DOMAINS}"
+    )
+    named = pairs(reader, sql, run, each.code)
+    parts = [f"{name} {count(number)}" for name, number in named if name]
+    more = each.domains - len(named)
+    return " · ".join(parts) + (f" · {plural(more, 'domain')} more" if more > 0 else "")
+
+
+def _gone(reader: Reader, run: str) -> int:
+    """URLs that failed with the domains that could not be reached."""
+    sql = (
+        "SELECT coalesce(sum(failed), 0) FROM domains WHERE run = ?1 AND domain IN (SELECT domain"
+        " FROM v_errors WHERE run = ?1 AND code = 'domain-unreachable')"
+    )
+    return int(reader.query(sql, (run,))[1][0][0])
+
+
+def _listed(run: Run, each: Failure, folds: Sequence[Fold]) -> list[Line]:
+    """A cause case by case, those that say the same as one."""
     lines = _head(each)
-    own = [one for one in folds if one.code == each.code]
-    for one in own[:FOLDS]:
+    for one in folds[:FOLDS]:
         lines.append(Line(f"  ×{count(one.count)}  ", one.message or "nothing was said"))
-        lines += _frames(one.detail, "      ")
+        lines += [Line("      ", row, False) for row in frames(one.detail)]
         lines += [Line("      ", url) for url in one.urls]
         more = one.count - len(one.urls)
         if more > 0 and one.urls:
             lines.append(Line("      ", f"… {count(more)} more: --nl has all"))
-    if len(own) > FOLDS:
-        lines.append(Line("  ", f"… {count(len(own) - FOLDS)} other messages: --nl has all"))
-    if each.hint:
-        lines.append(Line("  do  ", each.hint))
+    if len(folds) > FOLDS:
+        lines.append(Line("  ", f"… {count(len(folds) - FOLDS)} other messages: --nl has all"))
+    if hint := _hint(run, each.code, each.url, each.domain):
+        lines.append(Line("  do  ", hint))
     return lines
 
 
-def _domains(named: Sequence[tuple[str, int]]) -> str:
-    parts = [f"{name} {count(number)}" for name, number in named[:DOMAINS] if name]
-    more = len(named) - DOMAINS
-    return " · ".join(parts) + (f" · {plural(more, 'domain')} more" if more > 0 else "")
-
-
-def _last(message: str, url: str | None) -> str:
-    if url is None or url in message:
-        return message
-    return f"{message}, {url}" if message else url
-
-
-def _frames(detail: str | None, margin: str) -> list[Line]:
-    return [Line(margin, line, False) for line in (detail or "").rstrip().splitlines()]
-
-
-def _next(found: Sequence[Group], place: Sequence[str], is_narrow: bool) -> list[str]:
-    worst = found[0]
-    commands = [] if is_narrow else [command_of("errors", *place, "--code", worst.code)]
-    if worst.url is not None:
-        commands.append(command_of("why", worst.url, *place))
-    commands.append(command_of("requeue", *place, "--code", worst.code))
-    return commands
+def _next(worst: Failure, run: Run, is_narrow: bool) -> list[str]:
+    commands = [] if is_narrow else [command_of("errors", *run.words, "--code", worst.code)]
+    if worst.url:
+        commands.append(command_of("why", worst.url, *run.words))
+    return [*commands, command_of("requeue", *run.words, "--code", worst.code)]

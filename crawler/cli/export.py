@@ -12,27 +12,28 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from crawler.cli.files import parse_sinks, refuse_existing
+from crawler.cli.files import check_folder, parse_sinks, refuse_existing
 from crawler.cli.output import data_options
 from crawler.cli.places import Place, db_option, locate, target_argument
 from crawler.errors import UsageError, nearest
 from crawler.wording import plural
 from storage.export import write_parts
+from storage.feed import replacing
 from storage.reading import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from typing import TextIO
 
     from crawler.cli.files import Sink
     from crawler.cli.output import Form
 
-__all__ = ["command", "export_items", "export_run"]
+__all__ = ["command"]
 
 
 @click.command()
@@ -65,48 +66,30 @@ def command(
     after another; CSV takes those of one. Works while the run goes on.
     """
     sinks = parse_sinks(output or ("-",), form=form, table=table)
-    for sink in sinks:
-        if sink.file is not None and not overwrite:
-            refuse_existing(sink.file, sink.form, can_append=False)
     place = locate(target, db)
     for sink in sinks:
-        export_run(place, sink, latest=latest)
+        if sink.file is not None:
+            check_folder(sink.file, place.file)
+            if not overwrite:
+                refuse_existing(sink.file, sink.form, can_append=False)
+    for sink in sinks:
+        _export(place, sink, latest=latest)
 
 
-def export_run(place: Place, sink: Sink, *, latest: bool = False) -> None:
-    """Write a run's items to a file or to stdout; say how many on stderr.
-
-    `latest`: the newest row of each key over all runs instead. Raises UsageError where it
-    is unclear which table is meant, and when the file cannot be written.
-    """
+def _export(place: Place, sink: Sink, *, latest: bool) -> None:
+    """Write a run's items to a file or to stdout; say how many on stderr."""
     with Reader(place.file) as reader:
-        tables = [] if sink.form == "csv" or sink.table else filled_tables(reader, place.run)
+        tables = [] if sink.form == "csv" or sink.table else _filled(reader, place.run)
         if len(tables) < 2:
-            tables = [the_table(reader, place.run, sink.table)]
-        written = export_items(reader, place.run, tables, sink.file, sink.form, latest=latest)
+            tables = [_the_table(reader, place.run, sink.table)]
+        parts = [reader.items(table, run=place.run, latest=latest) for table in tables]
+        with _opened(sink.file) as stream:
+            written = write_parts(parts, stream, sink.form)
     source = "all runs" if latest else place.run
     click.echo(f"{plural(written, 'row')} of {', '.join(tables)} from {source}", err=True)
 
 
-def export_items(
-    reader: Reader,
-    run: str | None,
-    tables: list[str],
-    file: Path | None,
-    form: Form,
-    *,
-    latest: bool = False,
-) -> int:
-    """Write a run's items of some tables to a file (None: stdout); the number of rows.
-
-    The file is there whole or not at all. Raises UsageError when it cannot be written.
-    """
-    parts = [reader.items(table, run=run, latest=latest) for table in tables]
-    with _opened(file) as stream:
-        return write_parts(parts, stream, form)
-
-
-def the_table(reader: Reader, run: str | None, wanted: str | None = None) -> str:
+def _the_table(reader: Reader, run: str | None, wanted: str | None) -> str:
     """The table that is wanted, or the only one with items of the run; raises UsageError."""
     tables = reader.tables()
     if wanted is not None:
@@ -118,7 +101,7 @@ def the_table(reader: Reader, run: str | None, wanted: str | None = None) -> str
                 f"no item table `{wanted}`", hint=f"did you mean `{best}`?" if best else there
             )
         return known[wanted.lower()]
-    filled = filled_tables(reader, run)
+    filled = _filled(reader, run)
     if len(filled) > 1:
         raise UsageError(
             f"{run} has items in {len(filled)} tables: {', '.join(filled)}",
@@ -129,28 +112,28 @@ def the_table(reader: Reader, run: str | None, wanted: str | None = None) -> str
     return filled[0] if filled else tables[0]
 
 
-def filled_tables(reader: Reader, run: str | None) -> list[str]:
+def _filled(reader: Reader, run: str | None) -> list[str]:
     """The item tables that hold items of a run, oldest first."""
-    return [table for table in reader.tables() if _has_items(reader, table, run)]
-
-
-def _has_items(reader: Reader, table: str, run: str | None) -> bool:
-    _, rows = reader.items(table, run=run, private=True)
-    return next(rows, None) is not None
+    return [table for table in reader.tables() if any(reader.items(table, run=run)[1])]
 
 
 @contextmanager
 def _opened(file: Path | None) -> Iterator[TextIO]:
-    """Stdout, or a file that is there whole or not at all."""
+    """Stdout, or a file that is there whole or not at all; what is a link stays one."""
     if file is None:
         yield sys.stdout
         return
-    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
+    path = Path(os.path.realpath(file))
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("x", encoding="utf-8", newline="") as stream:
+        with (
+            replacing(path, partial) as descriptor,
+            open(descriptor, "w", encoding="utf-8", newline="", closefd=False) as stream,
+        ):
             yield stream
-        partial.replace(file)
     except OSError as error:
-        raise UsageError(f"{file} cannot be written: {error.strerror}") from error
+        raise UsageError(
+            f"{file} cannot be written: {error.strerror}", hint="name another place: -o FILE"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -14,24 +14,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from crawler.cli.files import STDOUT, check_folder, refuse_existing
-from crawler.cli.stdout import Lines, Stdout
-from crawler.cli.voice import say
-from crawler.errors import UsageError
+from crawler.cli.files import STDOUT, check_folder, parse_sinks, refuse_existing
+from crawler.cli.stdout import Lines, Printed, Stdout
+from crawler.cli.voice import say, tell_error
+from crawler.commands import command, place_of
+from crawler.errors import UsageError, nearest
 from crawler.wording import plural, printable
 from storage import StorageError
-from storage.feed import Feed, Written, check_head, fit
+from storage.feed import Feed, Written
+from storage.reading import Reader
 from storage.tail import Tail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from crawler.cli.files import Sink
@@ -90,33 +92,50 @@ class Outputs:
     async def look(self, store: Store, goes_on: Sequence[RunRow | None]) -> None:
         """Find what the runs that go on have written; raises UsageError for a file that is
         in the way."""
-        runs = [row for row in goes_on if row is not None]
-        notes = await store.notes(runs[0].id) if len(runs) == len(goes_on) else {}
+        if store.path is None:
+            return
+        runs = {row.id: row.name for row in goes_on if row is not None}
+        is_same = bool(runs) and len(runs) == len(goes_on)
+        notes = await store.notes(next(iter(runs))) if is_same else {}
         for sink in self.sinks:
             if sink.file is None:
                 continue
-            held = _decoded(notes.get(_key(sink)), tuple(run.name for run in runs))
-            if held is not None and fit(sink.file, held) != "foreign":
-                self._held[sink] = held
-            elif not (self._overwrite or self._append):
-                refuse_existing(sink.file, sink.form)
-            elif self._append and sink.form == "csv" and sink.table and sink.file.exists():
-                await asyncio.to_thread(_check_columns, store.path, sink)
+            held = _decoded(notes.get(_key(sink)), tuple(runs.values()))
+            if held is not None:
+                is_held = await asyncio.to_thread(_is_held, store.path, runs, sink, held)
+                if is_held:
+                    self._held[sink] = held
+                    continue
+            if not (self._overwrite or self._append):
+                refuse_existing(sink.file, sink.form, of=", ".join(held.runs) if held else None)
+        self._tell_left_out(store.path, runs, notes)
+
+    def _tell_left_out(
+        self, database: str, runs: Mapping[int, str], notes: Mapping[str, str]
+    ) -> None:
+        """Files that an earlier session wrote, and nobody asks for now."""
+        asked = {_key(sink) for sink in self.sinks}
+        for key in sorted(notes.keys() - asked):
+            kind, _, spelled = key.partition(" ")
+            sink = parse_sinks([spelled])[0] if kind == "output" else None
+            if sink is None or sink.file is None or not sink.file.exists():
+                continue
+            run = next(iter(runs.values()))
+            table = ("--table", sink.table) if sink.table else ()
+            place = place_of(run, run.rpartition("-")[0], database)
+            again = command("export", *place, *table, "-o", str(sink.file), "-O")
+            text = f"not continued: {spelled} (give -o {spelled} again, or {again})"
+            say(printable(text), event="output", level="warning", output=spelled)
 
     async def begin(
-        self,
-        store: Store,
-        runs: Mapping[int, str],
-        *,
-        stop: Callable[[str], None],
+        self, store: Store, runs: Mapping[int, str], *, stop: Callable[[str], None]
     ) -> None:
         """Make the files and begin to write; `stop` ends the crawl.
 
         What cannot be made is told: the crawl goes on without it.
         """
-        if not self.sinks or store.path is None:
+        if store.path is None:
             return
-        loop = asyncio.get_running_loop()
         for sink in self.sinks:
             tail = Tail(store.path, runs)
             if sink.file is None:
@@ -126,15 +145,8 @@ class Outputs:
                 base = 0
                 if self._append and sink not in self._held and sink.file.exists():
                     base = sink.file.stat().st_size
-                writing = Feed(
-                    tail,
-                    sink.file,
-                    sink.form,
-                    keep=_keeper(loop, store, next(iter(runs)), _key(sink)),
-                    table=sink.table,
-                    written=self._held.get(sink),
-                    base=base,
-                )
+                keep = _keeper(asyncio.get_running_loop(), store, next(iter(runs)), _key(sink))
+                writing = _feed(tail, sink, keep, self._held.get(sink), base)
             self._open.append(_Output(self, sink, writing, stop, store.path))
         await asyncio.gather(*(output.start() for output in self._open))
 
@@ -161,11 +173,15 @@ class Outputs:
         """Items are written where a view of the crawl would be drawn."""
         return self._stdout is not None and self._stdout.is_terminal
 
-    def data_only(self) -> contextlib.AbstractContextManager[Any]:
-        """While this is entered, what a spider prints goes to stderr if stdout has items."""
+    @contextlib.contextmanager
+    def data_only(self) -> Iterator[None]:
+        """While this is entered, what a spider prints goes to stderr if stdout has items;
+        else a reader of it that goes away costs no page."""
+        printed = Printed(sys.stdout, gone=_tell_gone)
+        with contextlib.redirect_stdout(sys.stderr if self._stdout else printed):
+            yield
         if self._stdout is None:
-            return contextlib.nullcontext()
-        return contextlib.redirect_stdout(sys.stderr)
+            printed.flush()
 
 
 class _Output:
@@ -207,28 +223,25 @@ class _Output:
         left = await self._try(self._writing.finish, is_last=True)
         if left is None or self._all.has_reader_gone:
             return
-        run = self._run
-        if self._sink.file is None:
-            if left:
-                self._tell(
-                    f"stdout: {plural(len(left), 'table')} changed behind what was written"
-                    f" ({', '.join(left)}); as they are now: {self._command('-', self._sink.table)}"
-                )
-            return
-        self._tell_content(run, quiet)
-        for table in left:
-            command = self._command(f"{table}.csv", table)
-            self._tell(f"{self._place} has no room for the items of {table}: {command}")
+        if isinstance(self._writing, Feed):
+            self._tell_content(self._writing, quiet)
+            for table in left:
+                command = self._export(f"{table}.csv", table)
+                self._tell(f"{self._place} has no room for the items of {table}: {command}")
+        elif left:
+            self._tell(
+                f"stdout: {plural(len(left), 'table')} changed behind what was written"
+                f" ({', '.join(left)}); as they are now: {self._export('-', self._sink.table)}"
+            )
+        if self._sink.table:
+            await self._try(partial(self._check_table, self._sink.table))
 
     async def aclose(self) -> None:
         """End the thread; a write that waits for its reader is waited for."""
-        await self._end()
+        with contextlib.suppress(Exception):  # `finish` has raised it, or something worse was
+            await self._end()
         await self._on_thread(self._writing.close)
         self._thread.shutdown()
-
-    @property
-    def _run(self) -> str:
-        return ", ".join(self._writing.runs)
 
     async def _end(self) -> None:
         self._ending.set()
@@ -273,37 +286,57 @@ class _Output:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         if isinstance(error, OSError):
             reason = f"{self._place} cannot be written: {reason}"
-        table = self._sink.table
         file = "FILE" if self._sink.file is None else f"FILE{self._sink.file.suffix}"
         later = "" if is_last or self._sink.file is None else "it is tried again at the end, or: "
-        hint = f"the items are in the database: {later}{self._command(file, table)}"
-        say(
-            f"{printable(f'error: {reason}')}\n{printable(f'  hint: {hint}')}",
-            event="output",
-            level="error",
-            output=self._place,
-        )
+        hint = f"the items are in the database: {later}{self._export(file, self._sink.table)}"
+        tell_error(str(reason), hint=hint, event="output", output=self._place)
 
     def _tell(self, text: str) -> None:
         say(printable(text), event="output", output=self._place)
 
-    def _tell_content(self, run: str, quiet: bool) -> None:
-        assert isinstance(self._writing, Feed)
-        tables = ", ".join(self._writing.tables)
-        if not self._writing.rows:
+    def _tell_content(self, feed: Feed, quiet: bool) -> None:
+        if not feed.rows:
             what = f" in {self._sink.table}" if self._sink.table else ""
-            self._tell(f"{self._place} is empty: {run} has no items{what}")
+            self._tell(f"{self._place} is empty: {', '.join(feed.runs)} has no items{what}")
         elif not quiet:
-            rows = plural(self._writing.rows, "row")
-            self._tell(f"{rows} of {tables} in {self._place}")
+            tables = ", ".join(feed.tables)
+            self._tell(f"{plural(feed.rows, 'row')} of {tables} in {self._place}")
 
-    def _command(self, file: str, table: str | None = None) -> str:
-        words = ["crawler", "export", self._writing.runs[0]]
-        if self._database != f"{self._writing.runs[0].rpartition('-')[0]}.db":
-            words += ["--db", self._database]
-        if table is not None:
-            words += ["--table", table]
-        return shlex.join([*words, "-o", file])
+    def _check_table(self, name: str) -> None:
+        """Say where no item came for a table and there are others."""
+        with Reader(self._database) as reader:
+            tables = reader.tables()
+        if tables and name.lower() not in map(str.lower, tables):
+            best = nearest(name, tables)
+            others = f"did you mean `{best}`?" if best else f"there is: {', '.join(tables)}"
+            self._tell(f"-o {self._sink.spelled}: there is no item table `{name}`; {others}")
+
+    def _export(self, file: str, table: str | None) -> str:
+        """The command that writes these items."""
+        run = self._writing.runs[0]
+        place = place_of(run, run.rpartition("-")[0], self._database)
+        return command("export", *place, *(("--table", table) if table else ()), "-o", file)
+
+
+def _tell_gone() -> None:
+    say("stdout has no reader any more: what is printed is dropped", event="stdout")
+
+
+def _feed(
+    tail: Tail, sink: Sink, keep: Callable[[Written], None], held: Written | None, base: int = 0
+) -> Feed:
+    assert sink.file is not None
+    return Feed(tail, sink.file, sink.form, keep=keep, table=sink.table, written=held, base=base)
+
+
+def _is_held(database: str, runs: Mapping[int, str], sink: Sink, held: Written) -> bool:
+    """Whether a file is what a run has left, or is gone."""
+    with contextlib.closing(_feed(Tail(database, runs), sink, lambda _: None, held)) as feed:
+        try:
+            feed.check()
+        except StorageError:
+            return False
+    return True
 
 
 def _key(sink: Sink) -> str:
@@ -332,17 +365,3 @@ def _keeper(
         asyncio.run_coroutine_threadsafe(store.note(run, key, value), loop).result()
 
     return keep
-
-
-def _check_columns(database: str | None, sink: Sink) -> None:
-    """Raise UsageError when the file that is added to has other columns than its table."""
-    tail = Tail(database or "", {})
-    try:
-        with tail.snapshot() as layouts:
-            for layout in layouts:
-                if sink.file and layout.name.lower() == (sink.table or "").lower():
-                    check_head(sink.file, layout.columns)
-    except StorageError as error:
-        raise UsageError(str(error), hint=error.hint) from error
-    finally:
-        tail.close()

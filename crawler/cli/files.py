@@ -15,7 +15,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from crawler.cli.output import FORMS
+from crawler.cli.output import FORMS, way_of
 from crawler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,17 +81,22 @@ def check_folder(file: Path, database: Path) -> None:
             hint=f"mkdir -p {shlex.quote(str(file.parent))}",
         )
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"{file}: the folder may not be written", hint="name another one")
+        raise UsageError(
+            f"{file}: the folder may not be written", hint=f"name another one: -o ~/{file.name}"
+        )
     if file.exists() and not os.access(file, os.W_OK):
         raise UsageError(f"{file} may not be written", hint="name another file")
 
 
-def refuse_existing(file: Path, form: Form, *, can_append: bool = True) -> None:
-    """Raise UsageError for a file that is there."""
+def refuse_existing(
+    file: Path, form: Form, *, can_append: bool = True, of: str | None = None
+) -> None:
+    """Raise UsageError for a file that is there; `of`: the run that wrote one of this name."""
     if os.path.lexists(file):
         more = ", --append adds to it" if can_append and form != "json" else ""
         raise UsageError(
-            f"{file} is there already", hint=f"-O (--overwrite) replaces it{more}; or name another"
+            f"{file} is not as {of} left it" if of else f"{file} is there already",
+            hint=f"-O (--overwrite) replaces it{more}; or name another",
         )
 
 
@@ -108,4 +113,10 @@ def _parse(given: str, form: Form | None, table: str | None) -> Sink:
     if not place.strip():
         raise UsageError("-o names no file", hint="-o items.jsonl")
     file = None if place == STDOUT else Path(place)
+    if form is not None and file is not None and FORMS.get(file.suffix.lower(), form) != form:
+        way = way_of(form)
+        raise UsageError(
+            f"-o {given} ends in {file.suffix}, and {way} says another form",
+            hint=f"leave {way} out, or name another file",
+        )
     return Sink(given, table, file, form or form_of(file))

@@ -1,16 +1,19 @@
-"""What the doctor finds out about this machine and this folder, without a network.
+"""What the doctor finds out about this machine and this folder, and what it means for a crawl.
 
-Owns: asking the system, each question bounded in time. Does not own: what an answer means
-(`crawler.checks`), the settings' and spiders' mistakes (`checking`).
+Owns: a function for each check; what it asks the system for is an argument with the answer
+as its default, so that a test can say what another machine answers. Does not own: a host
+(`probe`), the mistakes in settings and spiders (`checking`).
 
-Invariants: nothing is changed and nothing is sent; httpx is not imported; a question that
-the system does not answer is no error.
+Invariants: nothing is changed and nothing is sent; a question that the system does not
+answer is no error; what is not ok says what to do.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
+import resource
 import shutil
 import socket
 import sqlite3
@@ -19,99 +22,73 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from crawler import checks
 from crawler.about import NAME, VERSION
-from crawler.checks import Verdict
 from crawler.cli.checking import check_project
-from crawler.pool.budget import (
-    FEWEST_DESCRIPTORS,
-    derive_limit,
-    open_descriptors,
-    raise_descriptor_limit,
-    restore_descriptor_limit,
-)
-from crawler.requirements import Requirement
+from crawler.errors import UsageError
 from crawler.wording import plural, size
-from storage import StorageError
-from storage.reading import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from crawler.settings import Settings
 
-__all__ = ["about_machine", "about_project"]
+__all__ = ["Verdict", "about_here"]
 
-FOR_US = frozenset({"test", "bench"})
+OLDEST_SQLITE = (3, 40)
+SAFE_SQLITE = (3, 51, 3)
+FOR_US = {"test", "bench"}
 """Extras for work on the framework itself."""
+FEW_SOCKETS = 64
+LITTLE_DISK = 1024**3
+LEAST_DISK = 64 * 1024**2
 LOOK_UP_S = 0.5
-MOST_DATABASES = 50
-PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
-BESIDE = ("-lock", "-control", "-live", "-wal", "-shm")
-"""Endings of the files beside a database that is in use."""
+IGNORED = {
+    "domain.proxies": ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
+    "tls.ca_file": ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+}
+"""Setting to variables by which other programs are told the same."""
+_OTHER_MACHINES = re.compile(r"nfs\d?|cifs|smb\w*|fuse\.sshfs|.*gluster.*|ceph.*|lustre|afs|gpfs")
+"""File systems where the shared memory of write-ahead logging does not work."""
 
 
-def about_machine(settings: Settings) -> Iterator[Verdict]:
-    """Programs and system."""
-    yield checks.python(
-        (sys.version_info.major, sys.version_info.minor, sys.version_info.micro),
-        platform.python_implementation(),
-        f"{platform.system()} {platform.release()} {platform.machine()}",
-    )
+class Verdict(NamedTuple):
+    """One line of the doctor."""
+
+    state: Literal["ok", "warn", "fail"]
+    name: str
+    found: str
+    advice: str = ""
+    """What to do; empty: nothing."""
+
+
+def about_here(settings: Settings, folder: Path) -> Iterator[Verdict]:
+    """Programs, system, folder and what stands in it."""
+    made = f"{platform.python_implementation()} {platform.python_version()}"
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    yield Verdict("ok", "python", f"{made} on {system}")
     yield Verdict("ok", "crawler", f"{VERSION} in {Path(__file__).parent.parent}")
-    yield from _packages()
-    yield checks.loop(_version("uvloop"), sys.platform)
-    yield checks.sqlite(sqlite3.sqlite_version, sqlite3.threadsafety, _compile_options())
-    yield _descriptors(settings)
-    yield _authorities(settings)
-    yield checks.names(_nameservers(), _localhost())
-    yield checks.proxies([name for name in PROXY_VARIABLES if _is_set(name)])
-    yield checks.clock(time.time(), Path(__file__).stat().st_mtime)
-    yield _terminal()
-
-
-def about_project(folder: Path) -> Iterator[Verdict]:
-    """The folder, its settings, its spiders, its databases."""
-    yield checks.disk(
-        str(folder.resolve()),
-        shutil.disk_usage(folder).free,
-        is_writable=os.access(folder, os.W_OK | os.X_OK),
-    )
-    yield checks.file_system(_kind_of(folder))
-    checked = check_project(folder, os.environ)
-    if not checked.problems:
-        told = f"{plural(checked.settings, 'setting')} from {plural(checked.sources, 'source')}"
-        yield Verdict("ok", "settings", told)
-        yield Verdict("ok", "spiders", f"{plural(checked.spiders, 'spider')} can be made")
-    else:
-        more = len(checked.problems) - 1
-        rest = f" (and {plural(more, 'problem')} more)" if more else ""
-        advice = "crawler config --check"
-        yield Verdict("fail", "settings and spiders", f"{checked.problems[0].what}{rest}", advice)
-    yield from _databases(folder)
-
-
-def _is_set(name: str) -> bool:
-    return bool(os.environ.get(name) or os.environ.get(name.lower()))
-
-
-# ── packages ─────────────────────────────────────────────────────────────────────────────
-
-
-def _packages() -> Iterator[Verdict]:
+    yield from packages()
+    yield sqlite()
+    yield authorities(settings.tls.ca_file)
+    yield names()
+    yield environment(settings)
+    yield disk(folder.resolve())
     try:
-        lines = requires(NAME) or []
-    except PackageNotFoundError:
-        lines = []
-    asked = [Requirement.parse(line, sys.platform) for line in lines]
-    installed = {each.package: _version(each.package) for each in asked if each.extra not in FOR_US}
-    yield from checks.dependencies(asked, installed)
-    yield from checks.extras(asked, installed, package=NAME, hidden=FOR_US)
+        import_module("crawler.access")  # what the rest needs, and the packages below it
+    except ImportError as error:
+        advice = f"pip install --force-reinstall {NAME}"
+        yield Verdict("fail", "installation", str(error), advice)
+    else:
+        yield descriptors(settings.pool.sockets)
+        yield project(folder)
+
+
+# ── what is installed ────────────────────────────────────────────────────────────────────
 
 
 def _version(package: str) -> str | None:
@@ -121,155 +98,208 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _compile_options() -> list[str]:
-    connection = sqlite3.connect(":memory:")
+def _required() -> list[str]:
+    """What our metadata asks for, in lines such as `h2>=4.4; extra == "http2"`."""
     try:
-        rows = connection.execute("PRAGMA compile_options").fetchall()
-    finally:
-        connection.close()
-    return [str(row[0]) for row in rows]
+        lines = requires(NAME) or []
+    except PackageNotFoundError:
+        return []
+    return [line for line in lines if not re.search(rf"!= [\"']{sys.platform}[\"']", line)]
 
 
-# ── system ───────────────────────────────────────────────────────────────────────────────
+def packages(
+    lines: Sequence[str] | None = None, version_of: Callable[[str], str | None] = _version
+) -> Iterator[Verdict]:
+    """What is always needed, and the extras: of both what is there and fits."""
+    groups: dict[str, list[Verdict]] = {"": []}
+    for line in _required() if lines is None else lines:
+        extra = re.search(r"extra == [\"'](\w+)", line)
+        wrong = groups.setdefault(extra[1] if extra else "", [])
+        if found := _unfit(line.partition(";")[0].strip(), version_of):
+            wrong.append(found)
+    yield from groups.pop("") or [Verdict("ok", "dependencies", "all are there, and fit")]
+    here = [name for name, wrong in groups.items() if not wrong and name not in FOR_US]
+    missing = [name for name, wrong in groups.items() if wrong and name not in FOR_US]
+    advice = f'pip install "{NAME}[{",".join(missing)}]"' if missing else ""
+    yield Verdict("ok", "extras", f"{', '.join(here) or 'none'} installed", advice)
 
 
-def _descriptors(settings: Settings) -> Verdict:
-    """What a crawl would have: the limit is raised for the question, and set back."""
-    before, raised = raise_descriptor_limit()
+def _unfit(asked: str, version_of: Callable[[str], str | None]) -> Verdict | None:
+    """What is wrong with one package; None: it is there and fits."""
+    package = re.split(r"[^\w.-]", asked)[0]
+    found = version_of(package)
+    if found is not None and fits(found, asked):
+        return None
+    told = "is not installed" if found is None else f"{found} does not fit {asked}"
+    return Verdict("fail", package, told, f'pip install "{asked}"')
+
+
+def fits(found: str, asked: str) -> bool:
+    """Whether a version is within bounds, written by `>=`, `<` and `~=` as ours are."""
+    have = _numbers(found)
+    for sign, edge in re.findall(r"(>=|<|~=)([\d.]+)", asked):
+        want, same = _numbers(edge), edge.count(".")
+        is_below = have < want
+        if is_below is not (sign == "<") or (sign == "~=" and have[:same] != want[:same]):
+            return False
+    return True
+
+
+def _numbers(found: str) -> tuple[int, ...]:
+    """The first four numbers of a version, local builds left out."""
+    numbers = [int(number) for number in re.findall(r"\d+", found.partition("+")[0])]
+    return tuple([*numbers, 0, 0, 0, 0][:4])
+
+
+def sqlite(found: str = sqlite3.sqlite_version) -> Verdict:
+    """The library below the database, and what is known to be wrong with it."""
+    if _numbers(found) < OLDEST_SQLITE:
+        advice = "3.40 or newer is needed: a newer Python or system brings it"
+        return Verdict("fail", "sqlite", found, advice)
+    if _numbers(found) < SAFE_SQLITE:
+        told = f"{found}; its bug in write-ahead logging (before 3.51.3) is avoided here"
+        return Verdict("ok", "sqlite", told)
+    return Verdict("ok", "sqlite", found)
+
+
+# ── the system ───────────────────────────────────────────────────────────────────────────
+
+
+def descriptors(wanted: int | None) -> Verdict:
+    """The sockets of a crawl: its limit is raised for the question, and set back."""
+    from crawler.pool import budget
+
+    before, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        in_use = open_descriptors()
-        sockets = derive_limit(settings.pool.sockets, raised, in_use)
+        budget.check_descriptors()
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        sockets = budget.derive_limit(wanted, limit, budget.open_descriptors())
+    except UsageError as error:
+        return Verdict("fail", "descriptors", str(error), error.hint or "")
     finally:
-        if raised != before:
-            restore_descriptor_limit(before)
-    return checks.descriptors(
-        soft=before, raised=raised, sockets=sockets, fewest=FEWEST_DESCRIPTORS, in_use=in_use
-    )
+        budget.restore_descriptor_limit(before)
+    shown = "no limit" if limit == resource.RLIM_INFINITY else f"{limit:,} in a crawl"
+    told = f"{shown}, of which sockets: {sockets:,}"
+    if sockets < FEW_SOCKETS and wanted is None:
+        return Verdict("warn", "descriptors", told, "ulimit -n 4096 lets more hosts in at once")
+    return Verdict("ok", "descriptors", told)
 
 
-def _authorities(settings: Settings) -> Verdict:
-    unused = [name for name in CA_VARIABLES if os.environ.get(name)]
-    file, source, age_days = settings.tls.ca_file, "tls.ca_file", None
+def authorities(file: str | None) -> Verdict:
+    """Whom TLS trusts: those in `file`; None: certifi's."""
+    source, renew = "tls.ca_file", "name a file with authorities: tls.ca_file"
     if file is None:
         import certifi
 
         file, source = certifi.where(), f"certifi {_version('certifi')}"
-        age_days = _age_days(_version("certifi"))
+        renew = "pip install --force-reinstall certifi"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    with suppress(OSError):  # then nothing is loaded, and that is told
-        context.load_verify_locations(cafile=file)
-    loaded: list[dict[str, Any]] = list(context.get_ca_certs())
-    now = time.time()
-    expired = sum(ssl.cert_time_to_seconds(str(each["notAfter"])) < now for each in loaded)
-    return checks.authorities(
-        source=source, loaded=len(loaded), expired=expired, age_days=age_days, unused=unused
-    )
-
-
-def _age_days(certifi: str | None) -> float | None:
-    """certifi's versions are dates."""
     try:
-        made = time.strptime((certifi or "").rpartition("+")[0] or certifi or "", "%Y.%m.%d")
-    except ValueError:
-        return 0.0
-    return (time.time() - time.mktime(made)) / 86_400
+        context.load_verify_locations(cafile=file)
+    except OSError as error:
+        return Verdict("fail", "authorities", f"{source}: {error.strerror or error}", renew)
+    loaded = context.get_ca_certs()
+    ends = [ssl.cert_time_to_seconds(str(each["notAfter"])) for each in loaded]
+    told = f"{plural(len(loaded), 'certificate')} from {source}"
+    if all(end < time.time() for end in ends):
+        advice = f"is the clock right? else {renew}"
+        return Verdict("fail", "authorities", f"{told}, none of them valid", advice)
+    return Verdict("ok", "authorities", told)
 
 
 def _nameservers() -> list[str]:
     try:
-        lines = Path("/etc/resolv.conf").read_text(encoding="utf-8", errors="replace").splitlines()
+        text = Path("/etc/resolv.conf").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    words = [line.split() for line in lines]
-    return [parts[1] for parts in words if len(parts) > 1 and parts[0] == "nameserver"]
+    return re.findall(r"^nameserver\s+(\S+)", text, re.MULTILINE)
 
 
-def _localhost() -> list[str] | None:
-    """Its addresses; None: the look-up took too long, and its thread is left behind."""
-    answer: list[list[str]] = []
+def _localhost() -> list[str]:
+    """Its addresses; none also where the look-up, which cannot be broken off, takes too long."""
+    found: list[str] = []
 
     def look_up() -> None:
-        try:
-            found = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
-        except OSError:
-            found = []
-        answer.append(list(dict.fromkeys(str(each[4][0]) for each in found)))
+        with suppress(OSError):
+            found.extend(str(each[4][0]) for each in socket.getaddrinfo("localhost", 0))
 
     thread = threading.Thread(target=look_up, daemon=True)
     thread.start()
     thread.join(LOOK_UP_S)
-    return answer[0] if answer else None
+    return list(dict.fromkeys(found))
 
 
-def _kind_of(folder: Path) -> str | None:
-    """The type of the file system a folder is on; None: the system does not say."""
+def names(servers: Sequence[str] | None = None, localhost: Sequence[str] | None = None) -> Verdict:
+    """Where host names are looked up, and whether that works for the one every machine has."""
+    named = _nameservers() if servers is None else servers
+    addresses = _localhost() if localhost is None else localhost
+    told = f"resolver {', '.join(named[:3]) or 'not named in /etc/resolv.conf'}"
+    if not addresses:
+        advice = "a line `127.0.0.1 localhost` in /etc/hosts, or another resolver"
+        return Verdict("warn", "dns", f"{told}; localhost was not found", advice)
+    return Verdict("ok", "dns", f"{told}; localhost is {', '.join(addresses)}")
+
+
+def environment(settings: Settings, variables: Mapping[str, str] = os.environ) -> Verdict:
+    """Variables that other programs obey and a crawl does not; values are not shown."""
+    given = settings.given()
+    ignored = {
+        key: [name for name in names if variables.get(name) or variables.get(name.lower())]
+        for key, names in IGNORED.items()
+        if key not in given
+    }
+    told = [name for names in ignored.values() for name in names]
+    if not told:
+        return Verdict("ok", "environment", "no proxy or authority that would be ignored")
+    keys = " and ".join(key for key, names in ignored.items() if names)
+    advice = f"what they are for is set here by {keys}"
+    return Verdict("warn", "environment", f"{', '.join(told)} set, and not used", advice)
+
+
+# ── the folder ───────────────────────────────────────────────────────────────────────────
+
+
+def _kind_of(folder: Path) -> str:
+    """The type of the file system a folder is on; empty: the system does not say."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
-        return None
-    place = folder.resolve()
-    best, kind = -1, None
+        return ""
+    kinds = {}
     for line in lines:
         mount, _, source = line.partition(" - ")
-        point = mount.split()[4].encode().decode("unicode_escape")
-        if place.is_relative_to(point) and len(point) >= best:
-            best, kind = len(point), source.split()[0]
-    return kind
+        point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount.split()[4])
+        if folder.is_relative_to(point):
+            kinds[len(point)] = source.split()[0]
+    return kinds[max(kinds)] if kinds else ""
 
 
-def _terminal() -> Verdict:
-    is_dumb = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
-    return checks.terminal(
-        is_terminal=sys.stderr.isatty(),
-        has_colour=sys.stderr.isatty() and not is_dumb,
-        width=shutil.get_terminal_size().columns,
-        encoding=sys.stdout.encoding or "ascii",
-    )
+def disk(
+    folder: Path, free: int | None = None, kind: str | None = None, *, is_ours: bool | None = None
+) -> Verdict:
+    """The folder that databases are made in; `free` in bytes."""
+    free = shutil.disk_usage(folder).free if free is None else free
+    kind = _kind_of(folder) if kind is None else kind
+    if is_ours is None:
+        is_ours = os.access(folder, os.W_OK | os.X_OK)
+    told = f"{size(free)} free in {folder}{f' ({kind})' if kind else ''}"
+    elsewhere = "name a file elsewhere: --db FILE"
+    if not is_ours:
+        return Verdict("fail", "disk", f"{folder} may not be written", elsewhere)
+    if free < LEAST_DISK:
+        return Verdict("fail", "disk", told, f"make room, or {elsewhere}")
+    if _OTHER_MACHINES.fullmatch(kind):
+        told += ": another machine's, where write-ahead logging does not work"
+        return Verdict("fail", "disk", told, elsewhere)
+    if free < LITTLE_DISK:
+        return Verdict("warn", "disk", told, "a page takes 2 to 20 KiB: make room for many")
+    return Verdict("ok", "disk", told)
 
 
-# ── databases ────────────────────────────────────────────────────────────────────────────
-
-
-def _databases(folder: Path) -> Iterator[Verdict]:
-    """One line for each database with files beside it, and for such files without one."""
-    files = {str(path): path for path in sorted(folder.glob("*.db*")) if path.is_file()}
-    shown = [name for name in files if name.endswith(".db")][:MOST_DATABASES]
-    for name in shown:
-        beside = [ending for ending in BESIDE if f"{name}{ending}" in files]
-        if beside:
-            yield _beside(files[name], beside)
-    orphans = [
-        name
-        for name in files
-        for ending in BESIDE
-        if name.endswith(f".db{ending}") and name.removesuffix(ending) not in files
-    ]
-    if orphans:
-        told = f"{', '.join(orphans)}: left without their database"
-        advice = "remove them, or put the database back beside them"
-        yield Verdict("warn", "databases", told, advice)
-    if not shown and not orphans:
-        yield Verdict("ok", "databases", "none here")
-
-
-def _beside(file: Path, beside: list[str]) -> Verdict:
-    """A database with files beside it: in use, or left by a crawl that was killed."""
-    try:
-        with Reader(file) as reader:
-            if reader.is_in_use:
-                holder = _holder(file)
-                return Verdict("ok", "databases", f"{file} is in use by process {holder}")
-    except StorageError as error:
-        return Verdict("warn", "databases", str(error), error.hint or "")
-    log = Path(f"{file}-wal")
-    kept = size(log.stat().st_size) if log.exists() else "nothing"
-    told = f"{file}: its crawl was killed; {kept} to fold in ({', '.join(beside)})"
-    return Verdict("warn", "databases", told, "the same `crawler run` goes on and clears it up")
-
-
-def _holder(file: Path) -> str:
-    try:
-        text = Path(f"{file}-lock").read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return "unknown"
-    return text or "unknown"
+def project(folder: Path) -> Verdict:
+    """Mistakes in settings and spiders, the first of them by name."""
+    problems = check_project(folder, os.environ)
+    if not problems:
+        return Verdict("ok", "project", "settings and spiders are fine")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return Verdict("fail", "project", f"{problems[0].what}{more}", "crawler config --check")

@@ -8,6 +8,7 @@ Invariant: nothing is written before every mistake was told.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -16,7 +17,6 @@ from crawler.cli.scaffold import (
     TEMPLATES,
     Names,
     checked_name,
-    checked_template,
     environment_name,
     new_file,
     spider_text,
@@ -45,10 +45,9 @@ def command(name: str, url: str | None, template: str) -> None:
 
     Without URL it starts from a practice site, or from example.com.
     """
-    checked_template(template)
     names = Names.of(checked_name(name))
     file = FOLDER / f"{names.module}.py"
-    _check_free(names, file)
+    _check_free(names)
     text, start = spider_text(names, template, url)
     if not new_file(file, text):
         raise _taken(file, names)
@@ -57,14 +56,14 @@ def command(name: str, url: str | None, template: str) -> None:
         env = environment_name(names)
         lines.append(f"  export {env}_USER=… {env}_PASSWORD=…")
     lines += [
-        f"  crawler shell {_quoted(start)}",
-        f"  crawler parse {name} {_quoted(start)}",
+        f"  crawler shell {shlex.quote(start)}",
+        f"  crawler parse {name} {shlex.quote(start)}",
         f"  crawler run {name} --limit 10",
     ]
     click.echo("\n".join(lines), err=True)
 
 
-def _check_free(names: Names, file: Path) -> None:
+def _check_free(names: Names) -> None:
     """Raises UsageError where the name is taken, or this is no place for a spider."""
     if Path.cwd().name == FOLDER.name:
         raise UsageError(
@@ -76,8 +75,6 @@ def _check_free(names: Names, file: Path) -> None:
             f"`{names.spider}` is the name of a bundled spider",
             hint=f"crawler new my_{names.spider}",
         )
-    if file.exists():
-        raise _taken(file, names)
     for found in listing(FOLDER).spiders:
         if found.name == names.spider:
             raise _taken(found.file, names)
@@ -90,9 +87,3 @@ def _taken(file: Path, names: Names) -> UsageError:
         else f"{file} is there already",
         hint=f"edit it, or take another name: crawler new {names.module}_2",
     )
-
-
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)

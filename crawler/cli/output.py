@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from crawler.cli.table import cells, cut
+from crawler.errors import UsageError
 from crawler.wording import printable
 from storage.export import write_rows as write_data
 
@@ -24,10 +25,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import TextIO
 
-__all__ = ["FORMS", "Form", "data_options", "output_options", "write_rows"]
+__all__ = [
+    "FORMS",
+    "Form",
+    "data_options",
+    "form_option",
+    "output_options",
+    "way_of",
+    "write_rows",
+]
 
 Form = Literal["table", "json", "jsonl", "csv"]
 Command = TypeVar("Command", bound="Callable[..., object]")
+WAYS: dict[str, Form] = {"--csv": "csv", "--json": "json", "--nl": "jsonl", "--table": "table"}
+"""The flags that choose a form."""
 FORMS: dict[str, Form] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 """File endings and what they mean."""
 GAP = 2
@@ -37,23 +48,44 @@ LEAST = 16
 _NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?(e[+-]?\d+)?").fullmatch
 
 
-def data_options(command: Command) -> Command:
+def form_option(
+    *ways: str, meaning: str, default: Form | None = None
+) -> Callable[[Command], Command]:
+    """A flag of WAYS that chooses the parameter `form`; without any it is the default.
+
+    Raises UsageError where another one is given too.
+    """
+    form = WAYS[ways[0]]
+
+    def choose(context: click.Context, _option: click.Parameter, is_given: bool) -> None:
+        chosen: Form | None = context.params.setdefault("form", form if is_given else default)
+        if is_given and chosen and chosen != form:
+            other = way_of(chosen)
+            raise UsageError(f"{other} and {ways[0]} exclude each other", hint="give one of them")
+
+    return click.option(*ways, is_flag=True, expose_value=False, callback=choose, help=meaning)
+
+
+def data_options(command: Command, default: Form | None = None) -> Command:
     """The options `--csv`, `--json` and `--nl` (or `--jsonl`), as `form`; None: none given."""
-    for flags, form, meaning in (
-        (("--csv",), "csv", "As CSV."),
-        (("--nl", "--jsonl"), "jsonl", "As JSON lines, one object a row."),
-        (("--json",), "json", "As one JSON array."),
+    for ways, meaning in (
+        (("--csv",), "As CSV."),
+        (("--nl", "--jsonl"), "As JSON lines, one object a row."),
+        (("--json",), "As one JSON array."),
     ):
-        command = click.option(*flags, "form", flag_value=form, help=meaning)(command)
+        command = form_option(*ways, meaning=meaning, default=default)(command)
     return command
 
 
 def output_options(command: Command) -> Command:
     """As `data_options`, and `--table`, which is also what `form` is when none is given."""
-    table = click.option(
-        "--table", "form", flag_value="table", default="table", help="As a table (default)."
-    )
-    return table(data_options(command))
+    table = form_option("--table", meaning="As a table (default).", default="table")
+    return table(data_options(command, "table"))
+
+
+def way_of(form: Form) -> str:
+    """The flag that chooses a form."""
+    return next(way for way, each in WAYS.items() if each == form)
 
 
 def write_rows(
@@ -101,6 +133,7 @@ def _table(stream: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 
 def _fitted(widths: list[int], are_numbers: list[bool], limit: int) -> list[int]:
     """Widths that fit: the widest columns give way to one bound, numbers last."""
+    widths = [min(width, limit) for width in widths]
     over = sum(widths) + GAP * (len(widths) - 1) - limit
     for kind in (False, True):
         bound = max((w for w, n in zip(widths, are_numbers, strict=True) if n is kind), default=0)

@@ -8,6 +8,7 @@ commands are never cut in two by us.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -20,7 +21,7 @@ from crawler.wording import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Line", "next_lines", "say"]
+__all__ = ["Line", "frames", "next_lines", "say"]
 
 NARROWEST = 40
 
@@ -57,3 +58,9 @@ def next_lines(commands: Sequence[str]) -> list[Line]:
     return [
         Line("      " if number else "Next: ", one, False) for number, one in enumerate(commands)
     ]
+
+
+def frames(detail: str | None) -> list[str]:
+    """The lines of a traceback, files below the current folder by their path from there."""
+    here = os.path.join(os.getcwd(), "")
+    return (detail or "").rstrip().replace(f'File "{here}', 'File "').splitlines()

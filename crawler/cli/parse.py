@@ -16,18 +16,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import click
 
-from crawler.cli.onepage import Telling, carried_out, check_scheme
+from crawler.cli.onepage import (
+    carried_out,
+    check_scheme,
+    fetched,
+    json_of,
+    tell_fetch_error,
+)
+from crawler.cli.voice import tell_error
 from crawler.errors import UsageError, nearest
 from crawler.wording import plural, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from crawler.attempts import Fetched
     from crawler.cli.plans import Plan
     from crawler.misses import Miss
-    from crawler.request import Request
-    from crawler.single import Judged
+    from crawler.single import Fetched, Judged
     from crawler.spider import Spider
     from storage import ErrorRow, ItemRow
 
@@ -52,8 +57,22 @@ class Found(NamedTuple):
 @click.argument("url")
 @click.option("--callback", default="parse", metavar="NAME", help="Which one; default: parse.")
 @click.option("--pass", "passed", multiple=True, metavar="NAME=VALUE", help="Callback argument.")
-@click.option("-a", "--arg", "args", multiple=True, metavar="NAME=VALUE", help="Spider argument.")
-@click.option("-s", "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Setting.")
+@click.option(
+    "-a",
+    "--arg",
+    "args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Spider argument, e.g. -a shelf=poetry; may be repeated.",
+)
+@click.option(
+    "-s",
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Setting, e.g. -s domain.delay=2; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Not how the page was fetched.")
 def command(
@@ -77,10 +96,10 @@ def command(
     check_scheme(url, f"parse {spider}")
     plan = make_plan(spider, args, [url], None, [flag_layer(sets)])
     called = _callback(plan.spider, callback)
-    request = _request(url, called, _arguments(plan.spider, called, passed))
-    found: Found = carried_out(_parsed(plan, request, called, quiet))
+    given = _arguments(plan.spider, called, passed)
+    found: Found = carried_out(_found(plan, url, called, given, quiet=quiet))
     if as_json:
-        sys.stdout.write(_as_json(found))
+        sys.stdout.write(json_of(_known(found)))
     elif found.fetched.error is None:
         _show(found)
     return _judge(found, plan.spider)
@@ -92,14 +111,9 @@ def command(
 def _callback(spider: Spider, name: str) -> Callable[..., Any]:
     from crawler.spider import Spider
 
-    kind = type(spider)
-    known = [
-        each
-        for each in dir(kind)
-        if not each.startswith("_")
-        and inspect.isfunction(inspect.getattr_static(kind, each))
-        and (each == "parse" or not hasattr(Spider, each))
-    ]
+    own = inspect.getmembers(type(spider), inspect.isfunction)
+    known = [each for each, _ in own if each == "parse" or not hasattr(Spider, each)]
+    known = [each for each in known if not each.startswith("_")]
     if name not in known:
         best = nearest(name, known)
         hint = f"did you mean `--callback {best}`?" if best else f"it has: {', '.join(known)}"
@@ -112,41 +126,23 @@ def _arguments(
     spider: Spider, callback: Callable[..., Any], passed: Sequence[str]
 ) -> dict[str, Any]:
     """The callback's arguments beside the page, as its annotations want them."""
-    name = f"{spider.name}.{callback.__name__}"
-    wanted = dict(list(inspect.signature(callback).parameters.items())[1:])
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in wanted.values())
-    known = [
-        each.name
-        for each in wanted.values()
-        if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-    ]
+    name, signature = f"{spider.name}.{callback.__name__}", inspect.signature(callback)
+    known = list(signature.parameters)[1:]
     given: dict[str, Any] = {}
     for pair in passed:
         argument, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"argument `{pair}` is not NAME=VALUE", hint="--pass shelf=poetry")
-        if argument not in known and not takes_any:
-            best = nearest(argument, known)
-            listed = f"it takes: {', '.join(known)}" if known else "it takes none beside the page"
-            hint = f"did you mean `--pass {best}=…`?" if best else listed
-            raise UsageError(f"{name} has no argument `{argument}`", hint=hint)
         given[argument] = _converted(name, callback, argument, text)
-    for argument in known:
-        if argument not in given and wanted[argument].default is inspect.Parameter.empty:
-            raise UsageError(
-                f"{name} needs the argument {argument}", hint=f"--pass {argument}=VALUE"
-            )
-    return given
-
-
-def _request(url: str, callback: Callable[..., Any], given: dict[str, Any]) -> Request:
-    from crawler.errors import SpiderError
-    from crawler.request import Request
-
     try:
-        return Request(url, callback, args=given)
-    except SpiderError as error:
-        raise UsageError(str(error), hint="a crawl could not store it either") from error
+        signature.bind(None, **given)
+    except TypeError as error:
+        lost = next((each for each in given if each not in known), None)
+        best = nearest(lost, known) if lost else None
+        listed = " ".join(f"--pass {each}=VALUE" for each in known)
+        hint = f"did you mean `--pass {best}=…`?" if best else listed
+        raise UsageError(f"{name}: {error}", hint=hint or "it takes the page alone") from error
+    return given
 
 
 def _converted(name: str, callback: Callable[..., Any], argument: str, text: str) -> Any:
@@ -169,27 +165,28 @@ def _converted(name: str, callback: Callable[..., Any], argument: str, text: str
 # -- running it -----------------------------------------------------------------------------
 
 
-async def _parsed(plan: Plan, request: Request, callback: Callable[..., Any], quiet: bool) -> Found:
+async def _found(
+    plan: Plan, url: str, callback: Callable[..., Any], given: dict[str, Any], *, quiet: bool
+) -> Found:
     from crawler.errors import SpiderError
     from crawler.harvest import Harvest, describe
     from crawler.misses import Asked
     from crawler.node import watched
-    from crawler.single import Single
+    from crawler.request import Request
 
-    telling, asked = Telling(quiet), Asked()
-    async with await Single.open(plan.spider, plan.settings, told=telling.told) as single:
-        with telling.waiting(request.url):
-            fetched = await single.fetch(request)
-        if fetched.page is None or fetched.error is not None:
-            return Found(fetched, (), (), (), ())
+    request = Request(url, callback, args=given)
+    async with fetched(request, plan.spider, plan.settings, quiet=quiet) as (single, answer):
+        if answer.page is None or answer.error is not None:
+            return Found(answer, (), (), (), ())
+        asked = Asked()
         with watched(asked):
             try:
-                harvest = await single.harvest(fetched.page, callback, request.args)
+                harvest = await single.harvest(answer.page, callback, request.args)
             except SpiderError as error:
                 harvest = Harvest()
                 harvest.errors.append(describe(error))
-        links = single.judged(harvest.requests, fetched.page)
-    return Found(fetched, harvest.items, links, asked.misses(), harvest.errors)
+        links = single.judged(harvest.requests, answer.page)
+    return Found(answer, harvest.items, links, asked.misses(), harvest.errors)
 
 
 # -- showing --------------------------------------------------------------------------------
@@ -268,24 +265,16 @@ def _told(args: Any) -> str:
 
 def _judge(found: Found, spider: Spider) -> int:
     """Tell the errors; the exit code."""
-    from crawler.cli.travel import hint_of
-
     error = found.fetched.error
     if error is not None:
-        click.echo(printable(f"error: {error}"), err=True)
-        if hint := hint_of(error, found.fetched.request.url, spider=spider.name):
-            click.echo(f"  hint: {printable(hint)}", err=True)
+        tell_fetch_error(error, found.fetched.request.url, spider)
         return 1
     for row in found.errors:
-        click.echo(printable(f"error: {row.message}"), err=True)
-        for line in (row.detail or "").rstrip().splitlines():
-            click.echo(printable(line), err=True)
+        tell_error(row.message, frames=filter(None, (row.detail or "").splitlines()))
     return 1 if found.errors else 0
 
 
-def _as_json(found: Found) -> str:
-    import msgspec
-
+def _known(found: Found) -> dict[str, Any]:
     page, error = found.fetched.page, found.fetched.error
     items: dict[str, list[dict[str, Any]]] = {}
     for item in found.items:
@@ -296,7 +285,7 @@ def _as_json(found: Found) -> str:
     ]
     if error is not None:
         errors.append({"code": error.code, "message": str(error.args[0]), "detail": None})
-    known = {
+    return {
         "url": page.url if page is not None else found.fetched.request.url,
         "status": page.status if page is not None else None,
         "items": items,
@@ -312,14 +301,8 @@ def _as_json(found: Found) -> str:
             for link in found.links
         ],
         "misses": [
-            {
-                "selector": miss.selector,
-                "asked": miss.asked,
-                "steps": [step._asdict() for step in miss.steps],
-                "near": miss.near.selector if miss.near is not None else None,
-            }
+            {"selector": miss.selector, "asked": miss.asked, "told": miss.told}
             for miss in found.misses
         ],
         "errors": errors,
     }
-    return msgspec.json.encode(known).decode() + "\n"

@@ -21,14 +21,15 @@ from crawler.errors import FetchError, SettingsError, SpiderLoadError, UsageErro
 from crawler.layers import Layer, environment_layer, file_layers, flag_layer, resolve
 from crawler.loading import code_hash, find
 from crawler.spider import Spider
-from crawler.urls import canonicalise
+from crawler.units import disclosed
+from crawler.urls import canonicalise, with_scheme
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from crawler.settings import Settings
 
-__all__ = ["Plan", "check_sources", "database_of", "flags_of", "make_plan"]
+__all__ = ["Plan", "check_sources", "command_words", "database_of", "flags_of", "make_plan"]
 
 
 class Plan(NamedTuple):
@@ -40,12 +41,21 @@ class Plan(NamedTuple):
     """Its arguments and start URLs as canonical JSON: what a run is found again by."""
     code: str
     """Hash of its source."""
+    command: str | None = None
+    """Spider or file, URLs, arguments, --urls, outputs and bounds as they were typed, last
+    the names that -s set: JSON, by which reports name the command to go on with the run.
+    None: it was begun otherwise."""
     pipe: UrlPipe | None = None
     """Where its start URLs come from, when they come while it runs."""
 
 
 def check_sources(names: Sequence[str], starts: Sequence[str], urls: str | None) -> None:
     """Raise UsageError where it is unclear what is to be crawled."""
+    hosts = [name for name in names if _is_address(name)]
+    if hosts:
+        spider = next((name for name in names if name not in hosts), "pages")
+        url = with_scheme(hosts[0])
+        raise UsageError(f"`{hosts[0]}` has no scheme", hint=f"crawler run {spider} {url}")
     if not names:
         raise UsageError("no spider was named", hint=f"crawler run pages {starts[0]}")
     if starts and urls is not None:
@@ -57,6 +67,24 @@ def check_sources(names: Sequence[str], starts: Sequence[str], urls: str | None)
             f"--urls {urls} can be read once, and {len(names)} spiders are named",
             hint="write the URLs to a file first: --urls FILE",
         )
+
+
+def _is_address(name: str) -> bool:
+    """A URL without its scheme: no spider has such a name, and no file of one."""
+    is_file = name.endswith(".py") or ".py:" in name or Path(name).exists()
+    return not is_file and not name.startswith((".", "/")) and any(c in name for c in ".:")
+
+
+def command_words(
+    outputs: Sequence[str], sets: Sequence[str], *, limit: int | None, max_time: str | None
+) -> list[str]:
+    """How a command names outputs and bounds, and last what -s set: not the values, which may
+    be secrets."""
+    given = [("-o", each) for each in outputs]
+    given += [("--limit", str(limit))] if limit is not None else []
+    given += [("--max-time", max_time)] if max_time is not None else []
+    given += [("-s", disclosed(each.partition("=")[0].strip())) for each in sets]
+    return [word for pair in given for word in pair]
 
 
 def database_of(db: str | None, plans: Sequence[Plan]) -> Path:
@@ -86,8 +114,10 @@ def make_plan(
     starts: Sequence[str],
     urls: str | None,
     flags: Sequence[Layer],
+    also: Sequence[str] = (),
 ) -> Plan:
-    """The plan of one target. Raises UsageError for every mistake in what was asked for."""
+    """The plan of one target; `also`: further words of its command. Raises UsageError for
+    every mistake in what was asked for."""
     kind = find(name)
     spider, identity, own = _made(kind, _arguments(args))
     layers = [*file_layers(Path()), Layer("spider", own.given())]
@@ -113,8 +143,14 @@ def make_plan(
         settings=settings,
         identity=msgspec.json.encode(identity, order="deterministic").decode(),
         code=code_hash(kind),
+        command=msgspec.json.encode([*_words(name, args, starts, urls), *also]).decode(),
         pipe=pipe,
     )
+
+
+def _words(name: str, args: Sequence[str], starts: Sequence[str], urls: str | None) -> list[str]:
+    given = [word for arg in args for word in ("-a", arg)]
+    return [name, *starts, *given, *(["--urls", urls] if urls is not None else [])]
 
 
 def _made(kind: type[Spider], arguments: dict[str, str]) -> tuple[Spider, dict[str, Any], Settings]:
@@ -157,7 +193,8 @@ def _checked(url: str) -> str:
     try:
         return canonicalise(url).url
     except FetchError as error:
-        raise UsageError(f"start URL {error}", hint="give http://… or https://…") from error
+        told = f"start URL {url}: {error.args[0]}"
+        raise UsageError(told, hint="give http://… or https://…") from error
 
 
 def flags_of(

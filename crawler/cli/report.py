@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sys
 
 import click
 
-from crawler.cli.places import db_option, locate, target_argument
-from crawler.errors import UsageError
+from crawler.cli.places import db_option, locate_run, target_argument
+from crawler.cli.voice import folded
 from crawler.report import render, summarise
 from storage.reading import Reader
 
@@ -21,14 +23,14 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(target: str | None, db: str | None, as_json: bool) -> None:
     """Tell how a run went: the one named, or the latest."""
-    place = locate(target, db)
-    if place.run is None:
-        raise UsageError(f"{place.file} has no run yet", hint="`crawler run SPIDER`")
-    with Reader(place.file) as reader:
-        summary = summarise(reader, place.run)
+    run = locate_run(target, db)
+    with Reader(run.file) as reader:
+        summary = summarise(reader, run.id)
         if summary.state == "running" and not reader.is_in_use:
             summary = dataclasses.replace(summary, state="interrupted", ended_by="crash")
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(summary), indent=2, ensure_ascii=False))
     else:
-        click.echo(render(summary, str(place.file)))
+        text = render(summary, str(run.file))
+        is_terminal = sys.stdout.isatty()
+        click.echo(folded(text, shutil.get_terminal_size().columns) if is_terminal else text)

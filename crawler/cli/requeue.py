@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from crawler.cli.paragraphs import next_lines, say
-from crawler.cli.places import db_option, locate, refuse_unknown, target_argument
-from crawler.commands import run_again
-from crawler.errors import UsageError, code_of, nearest
+from crawler.cli.paragraphs import Line, next_lines, say
+from crawler.cli.places import check_names, db_option, locate_run, target_argument
+from crawler.commands import command as command_of
+from crawler.commands import not_kept, run_again
+from crawler.errors import UsageError, nearest
 from crawler.wording import plural, printable
 from storage import StorageError, queue_again
 from storage.reading import Reader
 
 if TYPE_CHECKING:
-    from storage import RunRow
+    from crawler.cli.places import Run
 
 __all__ = ["command"]
 
@@ -65,19 +66,23 @@ def command(
     done are taken only where --where names them: --where "state = 'done'". Items that come
     again take the place of those that were there.
     """
-    place = locate(target, db)
-    if place.run is None:
-        raise UsageError(f"{place.file} has no run yet", hint="`crawler run SPIDER`")
+    run = locate_run(target, db)
     choice = _choice(where, code, domain)
-    with Reader(place.file) as reader:
-        run = _latest(reader, place.run)
-        rows = _rows(reader, place.run, choice)
-        left = _done_left(reader, place.run, choice) if where else 0
+    with Reader(run.file) as reader:
+        _check_latest(reader, run)
+        rows = _rows(reader, run.id, choice)
+        left = _done_left(reader, run.id, choice) if where else 0
         if not rows:
-            _check(reader, place.run, code, domain)
+            check_names(reader, run.id, code=code, domain=domain)
     if not dry_run and rows:
-        queue_again(place.file, place.run, [number for number, _, _ in rows])
-    _say(run, str(place.file), Counter((state, why or "") for _, state, why in rows), dry_run)
+        queue_again(run.file, run.id, [number for number, _, _ in rows])
+    if rows:
+        _say(run, Counter((state, why or "") for _, state, why in rows), dry_run)
+    elif where is None and code is None:
+        on = f" on {domain}" if domain else ""
+        click.echo(printable(f"nothing has failed in {run.id}{on}; --where names others"))
+    else:
+        click.echo(f"{run.id} has nothing of that to queue again")
     if left:
         pages = plural(left, "page that is done fits", "pages that are done fit")
         click.echo(f"{pages} too: `state = 'done'` in --where takes them", err=True)
@@ -135,41 +140,26 @@ def _done_left(reader: Reader, run: str, choice: _Choice) -> int:
     return int(reader.query(sql, (run, *choice.values))[1][0][0])
 
 
-def _latest(reader: Reader, name: str) -> RunRow:
-    """The run, which must be the one that `crawler run` goes on with."""
-    runs = reader.runs()
-    mine = next(run for run in runs if run.name == name)
-    same = [run for run in runs if (run.spider, run.arguments) == (mine.spider, mine.arguments)]
-    if same[-1] is not mine:
+def _check_latest(reader: Reader, mine: Run) -> None:
+    """Raise UsageError where the run is not the one that `crawler run` goes on with."""
+    asked = (mine.row["spider"], mine.row["arguments"])
+    last = [run for run in reader.runs() if (run.spider, run.arguments) == asked][-1].name
+    if last != mine.id:
         raise UsageError(
-            f"{name} is over: `crawler run` goes on with {same[-1].name}, which came after it",
-            hint=f"crawler requeue {same[-1].name} --db {reader.path}",
+            f"{mine.id} is over: `crawler run` goes on with {last}, which came after it",
+            hint=f"`{command_of('requeue', last, *mine.words[1:])}`",
         )
-    return mine
 
 
-def _check(reader: Reader, run: str, code: str | None, domain: str | None) -> None:
-    """Nothing fits: raise UsageError where a name is not one of the run's."""
-    if code is not None and code_of(code) is None:
-        sql = "SELECT DISTINCT reason FROM requests WHERE +run = ? AND reason IS NOT NULL"
-        refuse_unknown("reason", code, [row[0] for row in reader.query(sql, (run,))[1]], run)
-    if domain is not None:
-        sql = "SELECT domain FROM domains WHERE run = ?"
-        refuse_unknown("domain", domain, [row[0] for row in reader.query(sql, (run,))[1]], run)
-
-
-def _say(run: RunRow, database: str, taken: Counter[tuple[str, str]], dry_run: bool) -> None:
-    total = taken.total()
-    if not total:
-        click.echo(f"{run.name} has nothing of that to queue again")
-        return
+def _say(run: Run, taken: Counter[tuple[str, str]], dry_run: bool) -> None:
     would = "would be queued again" if dry_run else "queued again"
-    click.echo(f"{run.name}: {plural(total, 'URL')} {would}")
+    click.echo(f"{run.id}: {plural(taken.total(), 'URL')} {would}")
     ordered = sorted(taken.items(), key=lambda each: (-each[1], each[0]))
     told = [(f"{n:,}", state, why) for (state, why), n in ordered]
     width = max(len(number) for number, _, _ in told)
     for number, state, why in told:
         click.echo(printable(f"  {number:>{width}}  {state}{f', {why}' if why else ''}"))
     if not dry_run:
-        again = run_again(run.spider, run.arguments, database, resume=True)
-        say(next_lines([again]))
+        say(next_lines([run_again(run.row, str(run.file), resume=True)]))
+        if lacks := not_kept(run.row):
+            say([Line("      ", lacks)])

@@ -22,8 +22,22 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("targets", nargs=-1, required=True, metavar="SPIDER|FILE.py[:CLASS]... [URL]...")
-@click.option("-a", "--arg", "args", multiple=True, metavar="NAME=VALUE", help="Spider argument.")
-@click.option("-s", "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Setting.")
+@click.option(
+    "-a",
+    "--arg",
+    "args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Spider argument, e.g. -a shelf=poetry; may be repeated.",
+)
+@click.option(
+    "-s",
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Setting, e.g. -s domain.delay=2; may be repeated.",
+)
 @click.option("--urls", metavar="FILE[:COLUMN]|-", help="Start URLs from a file or stdin.")
 @click.option("--db", metavar="FILE", help="Database; default: <spider>.db here.")
 @click.option(
@@ -35,15 +49,26 @@ __all__ = ["command"]
 )
 @click.option("-O", "--overwrite", is_flag=True, help="Replace files of -o that are there.")
 @click.option("--append", is_flag=True, help="Add to files of -o that are there.")
-@click.option("--limit", type=int, metavar="N", help="End after N pages.")
-@click.option("--max-time", metavar="D", help="End after a while, e.g. 90s or 2h.")
+@click.option(
+    "--limit",
+    type=int,
+    metavar="N",
+    help="End after N pages of the run, those before an interruption included.",
+)
+@click.option(
+    "--max-time",
+    metavar="D",
+    help="End this command after a while, e.g. 90s or 2h; a plain number is seconds.",
+)
 @click.option("--fresh", is_flag=True, help="Begin a new run even where one could go on.")
 @click.option("--resume", is_flag=True, help="Go on with the last run, whatever changed.")
 @click.option("--wait", is_flag=True, help="Stay when everything has to wait.")
 @click.option(
     "--live",
     type=click.Choice(["full", "line", "off"]),
-    help="What is shown meanwhile; default: what fits the terminal.",
+    help="What is shown meanwhile. full: the whole view; line: a line each 30 s; off:"
+    " nothing; default: what fits the terminal. NO_COLOR takes the colours"
+    " away, LC_ALL=C all but ASCII.",
 )
 @click.option(
     "--log-format",
@@ -82,9 +107,9 @@ def command(
     its files. FILE takes the items of all tables, a .csv those of the first; TABLE=FILE
     takes those of one. With -o - stdout gets the whole run as JSON lines.
     """
+    from crawler.cli import plans as asked
     from crawler.cli.feeds import Outputs
     from crawler.cli.files import parse_sinks
-    from crawler.cli.plans import check_sources, database_of, flags_of, make_plan
     from crawler.cli.running import run_plans
     from crawler.cli.voice import speak
 
@@ -95,12 +120,14 @@ def command(
         raise UsageError("--fresh and --resume exclude each other", hint="give one of them")
     names = [target for target in targets if "://" not in target]
     starts = [target for target in targets if "://" in target]
-    check_sources(names, starts, urls)
+    asked.check_sources(names, starts, urls)
     outputs = Outputs(parse_sinks(output), overwrite=overwrite, append=append)
     with outputs.data_only():
-        flags = flags_of(sets, limit=limit, max_time=max_time, wait=wait)
-        plans = [make_plan(name, args, starts, urls, flags) for name in names]
-        path = database_of(db, plans)
+        flags = asked.flags_of(sets, limit=limit, max_time=max_time, wait=wait)
+        files = [sink.spelled for sink in outputs.sinks if sink.file and len(names) == 1]
+        also = asked.command_words(files, sets, limit=limit, max_time=max_time)
+        plans = [asked.make_plan(name, args, starts, urls, flags, also) for name in names]
+        path = asked.database_of(db, plans)
         outputs.check(path, len(plans))
         if outputs.is_on_terminal:
             live = live or "off"

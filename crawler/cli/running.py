@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from crawler.cli.feeds import Outputs
-from crawler.cli.settled import teller
-from crawler.cli.voice import log_format, logged, say
+from crawler.cli.paragraphs import frames
+from crawler.cli.settled import MOST_KINDS, Teller
+from crawler.cli.voice import log_format, logged, say, tell_error
 from crawler.cli.watching import Watch
 from crawler.crawling import run_loop
 from crawler.engine import Session
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crawler.cli.plans import Plan
-    from crawler.report import Summary
     from crawler.result import CrawlResult
     from crawler.run import Crawl
     from crawler.spider import Spider
+    from crawler.summary import Summary
     from storage import RunRow
 
 __all__ = ["run_plans", "say"]
@@ -108,9 +109,12 @@ async def _run(
     plans: Sequence[Plan], db: Path, manner: Manner, outputs: Outputs
 ) -> list[CrawlResult]:
     session = await Session.open(db, plans[0].settings)
+    teller = Teller(manner.verbosity)
     with contextlib.ExitStack() as stack:
         try:
             chosen = [await _choose(session, plan, manner.how) for plan in plans]
+            for plan, row in zip(plans, chosen, strict=True):
+                await _check_limit(session, plan, row)
             await outputs.look(session.store, chosen)
             caught = _catch_signals(session, stack)
             crawls = []
@@ -122,7 +126,9 @@ async def _run(
                     code_hash=plan.code,
                     identity=plan.identity,
                 )
-                crawl.told = teller(manner.verbosity)
+                if plan.command is not None:
+                    await session.store.note(crawl.id, "command", plan.command)
+                crawl.told = None if manner.is_quiet else teller
                 crawls.append(crawl)
                 if not manner.is_quiet:
                     _open(plan, crawl, db, row)
@@ -135,7 +141,7 @@ async def _run(
             await session.aclose()
     results = [caught.judge(result) for result in results]
     if not (manner.is_quiet or outputs.has_reader_gone):
-        _conclude(db, results)
+        _conclude(db, results, teller)
     for plan, result in zip(plans, results, strict=True):
         if result.message is not None:
             _say_error(plan, result)
@@ -167,10 +173,31 @@ async def _choose(session: Session, plan: Plan, how: str) -> RunRow | None:
 
 
 def _may_go_on(row: RunRow) -> bool:
+    """Ask, where somebody can answer; whatever is not yes is no."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    question = f"{row.name} was interrupted and its code has changed since. Go on with it?"
-    return click.confirm(question, default=True, err=True)
+    click.echo(
+        f"{row.name} was interrupted, and its code has changed since. What is stored stays as"
+        " the old code made it; --fresh begins anew.\nGo on with it? [y/N] ",
+        nl=False,
+        err=True,
+    )
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+async def _check_limit(session: Session, plan: Plan, row: RunRow | None) -> None:
+    """A limit is of the run's pages, but for one that had ended: that counts anew."""
+    limit = plan.settings.limit
+    if row is None or row.state is RunState.FINISHED or limit is None:
+        return
+    counts = await session.store.count(row.id)
+    done = counts.get("done", 0) - counts.get("redirected", 0)
+    if done >= limit:
+        few = "fewer" if limit < done else "no more"
+        raise UsageError(
+            f"{row.name} has {plural(done, 'page')} already, --limit {limit} is {few}",
+            hint=f"--limit {done + limit} for {limit} more, or --fresh",
+        )
 
 
 class _Signals:
@@ -197,6 +224,8 @@ class _Signals:
                 self.watch.close()
             os._exit(EXIT_AT_ONCE[number])
         self.caught, self._at = number, now
+        if self.watch is not None:
+            self.watch.stopping()
         self._say("stopping: requests under way may end; once more stops at once")
         self._session.stop()
 
@@ -242,7 +271,7 @@ async def _watch(
 
 def _open(plan: Plan, crawl: Crawl, db: Path, row: RunRow | None) -> None:
     text, run = _opening(plan, crawl, db, row), crawl.row.name
-    say(text, event="begin", run=run, database=str(db), goes_on=row is not None)
+    say(text, event="begin", wraps=True, run=run, database=str(db), goes_on=row is not None)
     if plan.pipe is not None and crawl.row.seeded_at is not None:
         say(f"{crawl.row.name} has all its URLs: {plan.pipe.name} is not read")
 
@@ -275,34 +304,36 @@ def _start_domains(spider: Spider) -> set[str]:
 
 def _say_error(plan: Plan, result: CrawlResult) -> None:
     """What broke a run, with the user's frames, safe for a terminal."""
-    frames = (result.detail or "").rstrip()
-    text = printable(f"error: {plan.spider.name}: {result.message}")
-    if log_format() == "text":
-        text = "\n".join([text, *map(printable, frames.splitlines())])
-    say(text, event="error", level="error", run=result.run, detail=frames)
+    tell_error(
+        f"{plan.spider.name}: {result.message}",
+        frames=frames(result.detail),
+        run=result.run,
+        detail=(result.detail or "").rstrip(),
+    )
 
 
-def _conclude(db: Path, results: Sequence[CrawlResult]) -> None:
+def _conclude(db: Path, results: Sequence[CrawlResult], teller: Teller) -> None:
     with Reader(db) as reader:
         for result in results:
             summary = summarise(reader, result.run)
             text = render(summary, str(db))
             if log_format() == "text":
-                _say_failures(summary)
+                _say_failures(summary, teller)
             else:
                 text = text.partition("\n")[0]
-            say(text, event="summary", exit_code=result.exit_code, summary=asdict(summary))
+            told, code = asdict(summary), result.exit_code
+            say(text, event="summary", wraps=True, exit_code=code, summary=told)
             if result.waits_s is not None:
                 wait = duration(result.waits_s)
                 say(f"nothing can start for {wait}: run it again then, or stay with --wait")
-            if result.ended_by == "signal":
-                left = plural(result.queued, "URL")
-                say(f"{result.run} stopped; {left} kept. Run the same command again to go on.")
 
 
-def _say_failures(summary: Summary) -> None:
-    """The frames of what went wrong in the user's own code."""
+def _say_failures(summary: Summary, teller: Teller) -> None:
+    """What went wrong in the user's own code: frames that were told already are not again."""
     for failure in [each for each in summary.failures if each.detail][:MOST_TRACEBACKS]:
-        say(printable(f"{failure.code} ×{failure.count}, last: {failure.message}"))
-        for line in failure.detail.rstrip().splitlines():
-            say(printable(line))
+        say(printable(f"{failure.code} ×{failure.count}, last: {failure.message}"), wraps=True)
+        if failure.detail not in teller.details:
+            for line in frames(failure.detail):
+                say(printable(line))
+    if (more := teller.stats() - MOST_KINDS) > 0:
+        say(f"{plural(more, 'more kind')} of errors: `crawler errors {summary.run}` has them")

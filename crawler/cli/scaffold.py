@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import keyword
 import re
+import shlex
 from pathlib import Path
 from string import Template
 from typing import NamedTuple
@@ -26,7 +27,7 @@ __all__ = [
     "FromTemplate",
     "Names",
     "checked_name",
-    "checked_template",
+    "environment_name",
     "new_file",
     "read_template",
     "spider_text",
@@ -118,28 +119,21 @@ def _suggested(name: str) -> str:
     return f"{word} {name}" if host else word
 
 
-def checked_template(name: str) -> FromTemplate:
-    """The template of a name. Raises UsageError with the nearest one."""
-    if name not in TEMPLATES:
-        best = nearest(name.lower(), TEMPLATES)
-        known = ", ".join(TEMPLATES)
-        raise UsageError(
-            f"unknown template `{name}`",
-            hint=f"did you mean `-t {best}`?" if best else f"-t takes one of {known}",
-        )
-    return TEMPLATES[name]
-
-
 def spider_text(names: Names, template: str, url: str | None) -> tuple[str, str]:
     """The text of a spider's file, and the URL that it starts from.
 
-    Raises UsageError for a URL that cannot be fetched.
+    Raises UsageError for a URL that cannot be fetched, and for an unknown template.
     """
-    kind = checked_template(template)
+    kind = TEMPLATES.get(template)
+    if kind is None:
+        best = nearest(template.lower(), TEMPLATES)
+        known = f"-t takes one of {', '.join(TEMPLATES)}"
+        hint = f"did you mean `-t {best}`?" if best else known
+        raise UsageError(f"unknown template `{template}`", hint=hint)
     try:
         target = canonicalise(url or kind.url)
     except FetchError as error:
-        hint = f"crawler new {names.spider} https://{url}"
+        hint = f"crawler new {names.spider} {shlex.quote(f'https://{url}')}"
         raise UsageError(
             f"URL {error}", hint=hint if "://" not in str(url) else "give http://… or https://…"
         ) from error

@@ -23,6 +23,7 @@ from crawler.cli.table import (
     safe,
     text_of,
 )
+from crawler.cli.voice import BLOCKS, in_ascii
 from crawler.wording import count, plural, share, size
 
 if TYPE_CHECKING:
@@ -34,13 +35,15 @@ __all__ = ["one_line", "plain", "screen", "table"]
 
 LABEL = 9
 """Cells of the word that a line begins with."""
+TOO_EARLY_S = 2.0
+"""Seconds of a run in which no page says nothing about its rate."""
 LEAST_CELLS = 3
 """Of a spark line; fewer show nothing."""
-BLOCKS = "▁▂▃▄▅▆▇█"
-IN_ASCII = str.maketrans(f"{BLOCKS}·…×−–—", "_.-=+*%#|~x---")
-"""Letters of ours that an old terminal lacks, by others of the same width."""
 STATES = {"running": "good", "paused": "warn", "stopping": "warn"}
-IMMINENT = ("ok", "waiting", "in-line", "robots", "throttled", "unreachable", "paused", "idle")
+IMMINENT = (
+    *("ok", "waiting", "in-line", "robots", "throttled", "unreachable", "failing"),
+    *("paused", "stopping", "idle"),
+)
 """States in the order in which the last line counts them."""
 
 
@@ -90,7 +93,7 @@ def one_line(live: Live, width: int) -> Line:
             _part(run.run, "bold"),
             _part(_clock(run.seconds), rank=3),
             _part(plural(run.pages_before + run.pages, "page"), rank=0 if not line else 1),
-            _part(f"{run.rate:.1f}/s", rank=1),
+            _part(_rate(run), rank=1),
             _part(plural(run.items, "item"), rank=2),
             _part(f"{count(run.queued)} queued", rank=2),
             _part(f"{count(run.failed)} failed" if run.failed else "", "warn", rank=2),
@@ -103,7 +106,7 @@ def one_line(live: Live, width: int) -> Line:
 def plain(lines: Iterable[Line], *, ascii_only: bool = False) -> str:
     """Lines as text without styles."""
     text = "\n".join(text_of(line).rstrip() for line in lines)
-    return text.translate(IN_ASCII) if ascii_only else text
+    return in_ascii(text) if ascii_only else text
 
 
 # -- lines ---------------------------------------------------------------------------------
@@ -150,10 +153,10 @@ def _pages(run: RunLive, width: int) -> Line:
         "pages",
         [
             Part([Span(count(pages), "bold"), *_limit(run)]),
-            Part([Span(f"{run.rate:.1f}/s", "bold")]),
+            _part(_rate(run), "bold"),
             _spark(run.spark, 4),
             _named("items", count(run.items)),
-            _named("", f"{run.item_rate:.1f}/s", rank=5),
+            _named("", f"{run.item_rate:.1f}/s" if _rate(run) else "", rank=5),
             _named("failed", failed, "warn") if run.failed else _named("failed", "0", rank=3),
             _named("errors", count(run.errors) if run.errors else "", "bad", rank=1),
             _named("retries", count(run.retries) if run.retries else "", rank=2),
@@ -161,6 +164,11 @@ def _pages(run: RunLive, width: int) -> Line:
         ],
         width,
     )
+
+
+def _rate(run: RunLive) -> str:
+    """Pages a second; empty: it has only begun."""
+    return f"{run.rate:.1f}/s" if run.rate or run.seconds >= TOO_EARLY_S else ""
 
 
 def _limit(run: RunLive) -> Line:
@@ -173,9 +181,9 @@ def _queue(run: RunLive, width: int) -> Line:
         "queue",
         [
             Part([Span(count(run.queued), "bold")]),
-            _part(net, rank=2),
+            _part(net, rank=3),
             Part([Span(_ends_in(run), "bold")] if _ends_in(run) else [], 1),
-            _part(run.ends_by, rank=3) if run.ends_in_s is not None else _part(run.ends_by),
+            _part(run.ends_by, rank=2) if run.ends_in_s is not None else _part(run.ends_by),
         ],
         width,
     )
@@ -191,7 +199,7 @@ def _run(run: RunLive, width: int) -> Line:
             _part(run.run, "bold"),
             _part(run.state, STATES.get(run.state, ""), rank=5),
             _part(plural(run.pages_before + run.pages, "page")),
-            Part([Span(f"{run.rate:.1f}/s", "bold")]),
+            _part(_rate(run), "bold"),
             _spark(run.spark[-8:], 6),
             _part(plural(run.items, "item"), rank=3),
             _part(f"{count(run.failed)} failed" if run.failed else "", "warn", rank=1),
@@ -251,7 +259,7 @@ def _spark(rates: tuple[float, ...], rank: int) -> Part:
     if len(rates) < LEAST_CELLS:
         return Part([], rank)
     most = max(rates) or 1.0
-    text = "".join(BLOCKS[min(7, int(8 * max(rate, 0.0) / most))] for rate in rates)
+    text = "".join(BLOCKS[min(6, int(7 * max(rate, 0.0) / most))] for rate in rates)
     return Part([Span(text, "cool")], rank)
 
 
@@ -271,6 +279,6 @@ def _worst(live: Live) -> str:
     if live.shortage:
         return live.shortage
     for domain in live.domains:
-        if domain.problem and domain.state in ("throttled", "unreachable"):
+        if domain.problem and domain.state in ("throttled", "unreachable", "failing"):
             return f"{domain.domain}:{domain.problem}"
     return ""

@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from crawler.cli.places import db_option, locate
+from crawler.cli.voice import tell_error
 from crawler.errors import UsageError, nearest
 from crawler.live import decode
 from crawler.steering import ACTIONS, encode, is_action, read_action
@@ -43,9 +44,10 @@ EXIT_REFUSED = 1
 def command(words: tuple[str, ...], domain: str | None, db: str | None) -> int:
     """Steer a running crawl: pause, resume, stop, its pace.
 
-    ACTION is pause, resume, stop, delay=SECONDS, delay=auto or concurrency=N. Without
-    --domain a pace holds for every domain. It lasts as long as the crawl: the next run has
-    the pace of its settings.
+    ACTION is pause, resume, stop, delay=SECONDS, delay=auto or concurrency=N: a plain
+    number, as in delay=2, is seconds; delay=500ms works too. Without --domain a pace holds
+    for every domain. It lasts as long as the crawl: the next run has the pace of its
+    settings.
     """
     target, actions = _told_apart(words)
     names_a_run = target is not None and not target.endswith(".db")
@@ -100,17 +102,25 @@ def _steer(file: str, commands: Sequence[Command]) -> int:
             raise
         raise UsageError(f"no crawl is running in {file}", hint="`crawler run SPIDER`") from None
     answers = [_answer_to(number, file, end_at) for number in numbers]
-    return max(map(_tell, commands, answers, [file] * len(commands)))
+    return max(_tell(asked, answer, file) for asked, answer in zip(commands, answers, strict=True))
 
 
 def _tell(asked: Command, answer: Answered | None, file: str) -> int:
-    if answer is None:
-        return _unanswered(file, asked)
-    if answer.is_done:
+    """Print what the crawl said, or that it said nothing; the exit code."""
+    if answer is not None and answer.is_done:
         click.echo(printable(answer.text))
         return 0
-    click.echo(f"error: {printable(answer.text)}", err=True)
-    click.echo(f"  hint: {_hint(asked)}", err=True)
+    if answer is not None:
+        error, hint = answer.text, _hint(asked)
+    elif _is_running(file):
+        error = f"{asked}: no answer within {ANSWER_S:g} s, it may still come"
+        hint = "`crawler status` shows whether the crawl is alive"
+    elif asked.action == "stop":
+        click.echo(f"{asked}: the crawl has ended")
+        return 0
+    else:
+        error, hint = f"{asked}: the crawl ended before it answered", "`crawler runs` says how"
+    tell_error(error, hint=hint)
     return EXIT_REFUSED
 
 
@@ -134,19 +144,6 @@ def _seen(file: str) -> tuple[Answered, ...] | None:
         return None if data is None else decode(data).answers
     except msgspec.DecodeError:
         return None
-
-
-def _unanswered(file: str, asked: Command) -> int:
-    if not _is_running(file):
-        if asked.action == "stop":
-            click.echo(f"{asked}: the crawl has ended")
-            return 0
-        click.echo(f"error: {asked}: the crawl ended before it answered", err=True)
-        click.echo("  hint: `crawler runs` says how", err=True)
-        return EXIT_REFUSED
-    click.echo(f"error: {asked}: no answer within {ANSWER_S:g} s, it may still come", err=True)
-    click.echo("  hint: `crawler status` shows whether the crawl is alive", err=True)
-    return EXIT_REFUSED
 
 
 def _hint(asked: Command) -> str:

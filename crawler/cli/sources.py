@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crawler.errors import SpiderError, UsageError
+from crawler.errors import SpiderError, UsageError, nearest
 from crawler.request import Request
 
 if TYPE_CHECKING:
@@ -75,7 +75,10 @@ class UrlFile:
         self.name = name
         self.column = column
         with _opened(name) as stream:
-            deque(_lines(stream, name), maxlen=0)
+            lines = _lines(stream, name)
+            if column is None and name.lower().endswith(".csv"):
+                _check_bare(next(lines, ""), name)
+            deque(lines, maxlen=0)
         if next(iter(self), None) is None:
             raise UsageError(f"{name} holds no URL", hint=_HINT)
 
@@ -190,6 +193,17 @@ def _urls(lines: Iterable[str], name: str, column: str | None) -> Iterator[str]:
         there = f"its columns: {', '.join(columns)}" if columns else "it is empty"
         raise UsageError(f"no column `{column}` in {name}", hint=there)
     return _cells(rows, name, column)
+
+
+def _check_bare(line: str, name: str) -> None:
+    """Raise UsageError where a CSV, of which no column is named, begins with their names."""
+    columns = [each.strip() for each in next(csv.reader([line[:CHUNK]]), [])]
+    if any(columns) and "://" not in columns[0]:
+        raise UsageError(
+            f"{name} is a CSV: which column has the URLs?",
+            hint=f"--urls {name}:{nearest('url', columns) or 'COLUMN'};"
+            f" its columns: {', '.join(columns)}",
+        )
 
 
 def _cells(rows: csv.DictReader[str], name: str, column: str) -> Iterator[str]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 import click
 
 from crawler.cli.output import output_options, write_rows
+from crawler.cli.voice import say, tell_error
 from crawler.errors import SpiderLoadError
-from crawler.loading import listing
+from crawler.loading import listing, twins
 from crawler.wording import printable
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ def command(form: Form) -> int:
     write_rows(sys.stdout, ("name", "file", "arguments", "summary"), rows, form)
     if not known.files and form == "table":
         click.echo("no file in spiders/ here: `crawler new NAME` makes one", err=True)
+    for told in twins(known):
+        say(f"warning: {printable(told)}", event="warning", level="warning")
     for reason, hint in broken:
-        click.echo(printable(f"error: {reason}"), err=True)
-        click.echo(printable(f"  hint: {hint}"), err=True)
+        tell_error(reason, hint=hint)
     return EXIT_BROKEN if broken else 0
 
 

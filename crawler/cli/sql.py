@@ -9,6 +9,7 @@ query for each, a program gets an error.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import sys
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import click
 
 from crawler.cli.output import output_options, write_rows
 from crawler.cli.places import db_option, locate, target_argument
+from crawler.commands import command as command_of
 from crawler.errors import UsageError, nearest
 from storage import StorageError
 from storage.reading import Reader
@@ -40,6 +42,7 @@ _SAMPLES = {
     "v_drops": "select reason, sum(count) as n from v_drops group by 1",
 }
 """A query to begin with, by name; others are shown by their first rows."""
+_MISSING = re.compile(r"no such (?P<kind>table|column): (?P<name>.+)").search
 _MISTAKES = (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning)
 """Beside these only what is not allowed is the query's fault: SQLite's own authorizer."""
 
@@ -64,12 +67,14 @@ def command(
         raise UsageError(
             "a query is needed", hint='for example: `crawler sql "select * from runs"`'
         )
+    if query is not None and len(query.split()) == 1:
+        _check_is_sql(query, target)
     with Reader(locate(target, db).file) as reader:
         try:
             columns, rows = reader.query(_SCHEMA if query is None else query)
         except StorageError as error:
             if isinstance(error.__cause__, _MISTAKES) or "read-only" in str(error):
-                raise _mistake(error, reader) from error
+                raise _mistake(error, query or "", reader) from error
             raise
     if is_guide:
         columns = ["name", "try: crawler sql"]
@@ -81,22 +86,39 @@ def command(
         click.echo("columns: crawler sql --schema", err=True)
 
 
+def _check_is_sql(word: str, after: str | None) -> None:
+    """Raise UsageError for a spider, a run or a file where the query belongs."""
+    try:
+        file = locate(word).file
+    except UsageError:
+        return
+    query = after if after and " " in after else "select * from runs"
+    hint = f"`{command_of('sql', query, '--db', str(file))}`"
+    raise UsageError(f"`{word}` is no query", hint=hint)
+
+
 def _first_rows(name: str) -> str:
     plain = name.isidentifier() and name.isascii()
     return f"select * from {name if plain else f'[{name}]'} limit 5"
 
 
-def _mistake(error: StorageError, reader: Reader) -> UsageError:
-    """What is wrong with the query, with the nearest name of a table, or why the file has
+def _mistake(error: StorageError, query: str, reader: Reader) -> UsageError:
+    """What is wrong with the query, with the nearest name of the schema, or why the file has
     fewer columns than the documentation."""
     message = str(error)
     hint = error.hint or "`crawler sql --schema` lists the names"
+    if len(query.split()) == 1:
+        hint = '`crawler sql "select * from runs"`, or name a run behind the query'
     if "one statement" in message:
         hint = "give each its own `crawler sql`"
     if reader.is_older and "no such column: " in message:
         hint = "the file was written by an older version: the next `crawler run` upgrades it"
-    if "no such table: " in message:
+    elif missing := _MISSING(message):
         _, rows = reader.query(_SCHEMA)
-        best = nearest(message.rpartition(": ")[2], [str(row[0]) for row in rows])
+        names = [str(name) for name, *_ in rows]
+        if missing["kind"] == "column":
+            asked = [columns for name, _, columns in rows if name in query]
+            names = ", ".join(asked or [columns for *_, columns in rows]).split(", ")
+        best = nearest(missing["name"].rpartition(".")[2], names)
         hint = f"did you mean `{best}`?" if best else hint
     return UsageError(message, hint=hint)

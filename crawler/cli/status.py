@@ -21,7 +21,8 @@ import click
 from crawler.cli.places import Place, db_option, locate, target_argument
 from crawler.cli.screen import plain, screen
 from crawler.cli.stored import Stored, render, stored
-from crawler.cli.view import View, form_of, is_coloured, speaks_unicode, styled
+from crawler.cli.view import View, form_of, is_coloured, styled
+from crawler.cli.voice import speaks_unicode
 from crawler.errors import UsageError
 from crawler.live import Live, decode, encode
 from crawler.wording import duration
@@ -121,9 +122,9 @@ def _watch(place: Place, *, as_json: bool) -> None:
             click.echo(encode(live))
         return
     form = form_of(sys.stdout, None, os.environ)
-    if form in ("full", "place"):
+    if form == "full":
         is_plain = not is_coloured(sys.stdout, os.environ)
-        with View(sys.stdout, is_line=form == "place", is_plain=is_plain) as view:
+        with View(sys.stdout, is_plain=is_plain) as view:
             for live in _changes(place):
                 view.hint = _hint(live)
                 view.show(live)

@@ -1,4 +1,4 @@
-"""Items as JSON lines on stdout, while a crawl goes on.
+"""Stdout while a crawl goes on: items as JSON lines, or what spiders print.
 
 Owns: the descriptor, whether somebody still reads it, how far a run has been written. Does
 not own: when it is written (`feeds`).
@@ -10,17 +10,17 @@ is not written again, and counted.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from storage.tail import Mark, Tail
 
-__all__ = ["Lines", "Stdout"]
+__all__ = ["Lines", "Printed", "Stdout"]
 
 
 class Stdout:
@@ -28,11 +28,10 @@ class Stdout:
 
     def __init__(self) -> None:
         self._stream: Any = sys.stdout
-        self._turn = threading.Lock()
+        self._stream.flush()
         try:
-            sys.stdout.flush()
-            self._descriptor = sys.stdout.fileno()
-        except (OSError, ValueError, AttributeError):  # a stream of this process only
+            self._descriptor = self._stream.fileno()
+        except OSError:  # a stream of this process only
             self._descriptor = -1
 
     def __repr__(self) -> str:
@@ -54,19 +53,51 @@ class Stdout:
 
     def write(self, data: bytes) -> None:
         """Write all of it, waiting for the reader. Raises OSError."""
-        with self._turn:
-            if self._stream is None:
-                raise OSError(errno.EBADF, "it is closed")
-            if self._descriptor < 0:
-                self._stream.write(data.decode())
-                self._stream.flush()
-                return
-            left = memoryview(data)
-            while left:
-                try:
-                    left = left[os.write(self._descriptor, left) :]
-                except BlockingIOError:
-                    select.select([], [self._descriptor], [])
+        if self._descriptor < 0:
+            self._stream.write(data.decode())
+            return
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:
+                select.select([], [self._descriptor], [])
+
+
+class Printed:
+    """A stdout for what spiders print: when its reader has gone, it takes everything still."""
+
+    def __init__(self, stream: Any, gone: Callable[[], None]) -> None:
+        self._stream = stream
+        self._gone = gone
+
+    def __repr__(self) -> str:
+        return f"<Printed {self._stream!r}>"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write it, or drop it."""
+        try:
+            self._stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what waits, or drop it."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Let the descriptor lead nowhere: what waits in the stream goes there too."""
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, self._stream.fileno())
+        os.close(devnull)
+        self._gone()
 
 
 class Lines:
@@ -87,7 +118,7 @@ class Lines:
         """Nothing is to be made."""
 
     def write(self) -> None:
-        """Write what was stored meanwhile."""
+        """Write what was stored meanwhile. Raises OSError, StorageError."""
         self._stdout.check()
         version = self._tail.version()
         is_all = version == self._seen

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from crawler.cli.table import Line, Part, Span, domain_table, fitted, safe
-from crawler.commands import command, place_of, run_again
+from crawler.commands import GOES_ON, command, not_kept, place_of, run_again
+from crawler.failures import causes, of_callbacks
 from crawler.live import DomainLive
 from crawler.wording import count, duration, plural
 
@@ -24,8 +25,8 @@ __all__ = ["Stored", "render", "stored"]
 
 SHOWN = 12
 """Domains that are shown."""
-GOES_ON = ("waiting", "interrupted")
 LABEL = 9
+_COUNTS = ("pages", "items", "failed", "errors", "retries", "queued")
 UNKNOWN = ("state", "active", "rate", "p50", "p95")
 """Columns that only a running crawl can fill."""
 
@@ -44,6 +45,9 @@ class Stored:
     pages: int
     items: int
     failed: int
+    """Requests given up, and pages whose callback failed."""
+    errors: int
+    """Of the failed ones, pages whose callback raised."""
     retries: int
     queued: int
     domains_total: int
@@ -51,6 +55,8 @@ class Stored:
     """The longest queues first, then who was asked most."""
     next: tuple[str, ...]
     """Commands that fit, the most useful one first."""
+    not_kept: str = ""
+    """What the command to go on lacks; empty: nothing."""
 
     def facts(self) -> dict[str, Any]:
         """For JSON."""
@@ -62,11 +68,12 @@ class Stored:
 def stored(reader: Reader, run: str, database: str) -> Stored:
     """Read a run that exists."""
     columns, rows = reader.query(
-        "SELECT v.*, r.arguments, r.finished_at FROM v_runs v JOIN runs r ON r.id = v.id"
-        " WHERE v.id = ?",
+        "SELECT r.*, v.* FROM v_runs v JOIN runs r ON r.id = v.id WHERE v.id = ?",
         (run,),
     )
     facts = dict(zip(columns, rows[0], strict=True))
+    facts["causes"] = causes(reader, run)
+    facts["errors"] = of_callbacks(facts["failed"], facts["causes"])
     state, ended_by, stopped_at = facts["state"], facts["ended_by"] or "", facts["finished_at"]
     if state == "running" and not reader.is_in_use:
         state, ended_by, stopped_at = "interrupted", "crash", _written_at(database)
@@ -77,10 +84,11 @@ def stored(reader: Reader, run: str, database: str) -> Stored:
         state=state,
         ended_by=ended_by,
         stopped_at=None if state == "running" else stopped_at,
-        **{name: facts[name] for name in ("pages", "items", "failed", "retries", "queued")},
+        **{name: facts[name] for name in _COUNTS},
         domains_total=domains_total,
         domains=_domains(reader, run),
         next=_next(facts, state, run, database),
+        not_kept=not_kept(facts) if _can_go_on(facts, state) else "",
     )
 
 
@@ -132,12 +140,18 @@ def _next(facts: dict[str, Any], state: str, run: str, database: str) -> tuple[s
     spider = facts["spider"]
     place = place_of(run, spider, database)
     commands = [command("report", *place)]
-    if state in GOES_ON or (state == "finished" and facts["queued"]):
-        resume = state == "finished"
-        commands.insert(0, run_again(spider, facts["arguments"], database, resume=resume))
-    if facts["failed"] or facts["errors"]:
+    if _can_go_on(facts, state):
+        commands.insert(0, run_again(facts, database))
+    if facts["causes"]:
         commands.append(command("errors", *place))
     return tuple(commands)
+
+
+def _can_go_on(facts: dict[str, Any], state: str) -> bool:
+    """`crawler run` can: what was begun in code has no command that is known to work."""
+    if facts.get("command") is None:
+        return False
+    return state in GOES_ON or (state == "finished" and facts["queued"] > 0)
 
 
 # -- the screen ------------------------------------------------------------------------------
@@ -160,6 +174,8 @@ def render(found: Stored, width: int, height: int, now: float) -> list[Line]:
     for n, text in enumerate(found.next):
         # A command is not cut: it is there to be copied.
         lines.append([Span("" if n else "Next: ", "dim"), Span(" " * 6 * bool(n) + safe(text))])
+    if found.not_kept:
+        lines.append([Span(" " * 6 + safe(found.not_kept), "dim")])
     return lines
 
 
@@ -178,7 +194,7 @@ def _head(found: Stored, width: int, now: float) -> Line:
 
 
 def _troubles(found: Stored) -> list[tuple[str, int]]:
-    told = (("failed", found.failed), ("retries", found.retries))
+    told = (("failed", found.failed), ("errors", found.errors), ("retries", found.retries))
     return [(name, number) for name, number in told if number]
 
 

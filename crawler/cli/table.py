@@ -40,7 +40,9 @@ STYLES = {
     "robots": "cool",
     "throttled": "warn",
     "paused": "warn",
+    "stopping": "warn",
     "unreachable": "bad",
+    "failing": "bad",
     "idle": "dim",
 }
 """Style by a domain's state; others have none."""
@@ -114,6 +116,14 @@ def cells(text: str) -> int:
 def cut(text: str, width: int) -> str:
     """The text in at most `width` cells; what was cut off is told by `…`."""
     return text if cells(text) <= width else (_begin(text, width - 1) + "…")[:width]
+
+
+def cut_inside(text: str, width: int) -> str:
+    """The same for names, which differ at both ends: what is left out is their middle."""
+    if cells(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return (_begin(text, width - 1 - end) + "…" + _begin(text[::-1], end)[::-1])[:width]
 
 
 def _begin(text: str, width: int) -> str:
@@ -197,7 +207,7 @@ def domain_table(
         Column("state", [_state(each) for each in domains]),
         Column("queue", [Span(count(each.queued)) for each in domains], True),
         Column("active", [Span(f"{each.active}/{each.concurrency}") for each in domains], True),
-        Column("rate", [Span(f"{each.rate:.1f}") for each in domains], True),
+        Column("rate", [_rate(each) for each in domains], True),
         Column("p50", [_latency(each.p50_s) for each in domains], True),
         Column("p95", [_latency(each.p95_s) for each in domains], True),
         Column("2/3/4/5xx %", [_classes(each) for each in domains]),
@@ -244,7 +254,8 @@ def _rows(columns: Sequence[Column], widths: dict[str, int]) -> list[Line]:
         line: Line = []
         for column, span in zip(columns, row, strict=True):
             width = widths[column.head]
-            text = _shortened(span.text, width)
+            is_name = column.head == "domain"
+            text = cut_inside(span.text, width) if is_name else _shortened(span.text, width)
             padding = " " * (width - cells(text))
             is_last = column is columns[-1]
             if column.is_number:
@@ -270,6 +281,10 @@ def _state(domain: DomainLive) -> Span:
     return Span(safe(text), STYLES.get(domain.state, ""))
 
 
+def _rate(domain: DomainLive) -> Span:
+    return Span(f"{domain.rate:.1f}") if domain.requests else Span("–", "dim")
+
+
 def _latency(seconds: float | None) -> Span:
     return Span("–", "dim") if seconds is None else Span(brief(seconds))
 
@@ -292,5 +307,5 @@ def _problem(domain: DomainLive) -> Span:
     text = f"{domain.problem} ×{count(domain.problem_count)}"
     if domain.problem_text:
         text += f": {domain.problem_text}"
-    is_bad = domain.state in ("throttled", "unreachable")
-    return Span(safe(text), "bad" if domain.state == "unreachable" else "warn" if is_bad else "")
+    style = STYLES.get(domain.state, "")
+    return Span(safe(text), style if style in ("bad", "warn") else "")

@@ -1,7 +1,8 @@
 """A part of the terminal that is drawn again and again while other output scrolls above it.
 
-Owns: the terminal while the view is up: its cursor, what `sys.stderr` and `sys.stdout` are,
-lines of loggers. Does not own: what is drawn (`screen`), when (`running`, `status`).
+Owns: the terminal while the view is up: its cursor, its size, the order of what is written.
+Does not own: what is drawn (`screen`), when (`watching`, `status`), how others' output is
+taken (`above`).
 
 Invariants: what others write comes out whole, in order and above the view; however the
 block ends, the cursor is shown again and the streams are what they were; a terminal that
@@ -10,18 +11,17 @@ takes no output (Ctrl-S, gone) stops the drawing and never the crawl.
 
 from __future__ import annotations
 
-import io
-import logging
 import os
 import select
 import signal
-import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Literal, Self
 
-from crawler.cli.screen import IN_ASCII, one_line, screen
+from crawler.cli.above import Diverted
+from crawler.cli.screen import one_line, screen
 from crawler.cli.table import cells, text_of
+from crawler.cli.voice import in_ascii, speaks_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from crawler.cli.table import Line
     from crawler.live import Live
 
-__all__ = ["Form", "View", "form_of", "is_coloured", "speaks_unicode", "styled"]
+__all__ = ["Form", "View", "form_of", "is_coloured", "styled"]
 
-Form = Literal["full", "place", "lines", "off"]
-"""The whole screen; one line in its place; lines of a log; nothing."""
+Form = Literal["full", "lines", "off"]
+"""The whole screen; lines of a log; nothing."""
 LEAST_COLUMNS = 60
 LEAST_ROWS = 10
 """A smaller terminal gets one line."""
@@ -56,24 +56,13 @@ def form_of(stream: TextIO, asked: str | None, environ: Mapping[str, str]) -> Fo
         return "lines"
     if asked == "full":
         return "full"
-    if environ.get("CI"):
-        return "lines"
-    return "place" if environ.get("NO_COLOR") else "full"
+    return "lines" if environ.get("CI") else "full"
 
 
 def is_coloured(stream: TextIO, environ: Mapping[str, str]) -> bool:
     """Whether styles may be written to the stream."""
     is_dumb = environ.get("TERM", "dumb") == "dumb"
     return stream.isatty() and not is_dumb and not environ.get("NO_COLOR")
-
-
-def speaks_unicode(stream: TextIO) -> bool:
-    """Whether the stream can write the letters that a screen uses."""
-    try:
-        "▁█·…×−".encode(getattr(stream, "encoding", None) or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def styled(line: Line) -> str:
@@ -86,12 +75,9 @@ def styled(line: Line) -> str:
 class View:
     """Use `with View(sys.stderr, …) as view`, and `view.show(live)` now and then."""
 
-    def __init__(
-        self, stream: TextIO, *, is_line: bool = False, is_plain: bool = False, hint: str = ""
-    ) -> None:
-        """`is_line`: never more than one line; `is_plain`: no colours."""
+    def __init__(self, stream: TextIO, *, is_plain: bool = False, hint: str = "") -> None:
+        """`is_plain`: no colours."""
         self._stream = stream
-        self._is_line = is_line
         self._is_plain = is_plain
         self._is_ascii = not speaks_unicode(stream)
         self.hint = hint
@@ -107,7 +93,7 @@ class View:
         self._drawn = 0
         self._is_up = False
         self._is_gone = False
-        self._diverted = _Diverted(self, stream)
+        self._diverted = Diverted(stream, self.write, self.close)
 
     def __repr__(self) -> str:
         return f"<View {'up' if self._is_up else 'down'} {self._drawn} drawn>"
@@ -177,7 +163,7 @@ class View:
 
     def _compose(self, live: Live) -> None:
         columns, rows = self._size()
-        if self._is_line or columns < LEAST_COLUMNS or rows < LEAST_ROWS:
+        if columns < LEAST_COLUMNS or rows < LEAST_ROWS:
             lines: Sequence[Line] = [one_line(live, columns)]
         else:
             room = ROOM_ROWS if rows >= 2 * LEAST_ROWS else 1
@@ -185,7 +171,7 @@ class View:
         texts = [text_of(line) if self._is_plain else styled(line) for line in lines]
         body = "\x1b[K\r\n".join(texts)
         if self._is_ascii:
-            body = body.translate(IN_ASCII).encode("ascii", "replace").decode()
+            body = in_ascii(body)
         self._widths = [cells(text_of(line)) for line in lines]
         # At the end the cursor stands where the terminal's ^C or ^Z cannot wrap a full line.
         self._frame = f"{HIDE}{NO_WRAP}{body}\x1b[K\x1b[J\r{WRAP}"
@@ -245,109 +231,3 @@ class View:
             self._stream.flush()
         except (OSError, ValueError):
             self._is_gone = True
-
-
-# -- what others write -----------------------------------------------------------------------
-
-
-class _Above(io.TextIOBase):
-    """Stands for a stream on the view's terminal; whole lines go above the view."""
-
-    def __init__(self, view: View, real: TextIO) -> None:
-        self._view = view
-        self._real = real
-        self._rest = ""
-
-    def write(self, text: str) -> int:
-        whole, newline, rest = (self._rest + text).rpartition("\n")
-        self._rest = rest
-        if newline or len(rest) > MOST_PENDING:
-            taken = whole + newline if newline else self.take_rest()
-            self._view.write(taken.replace("\r\n", "\n").replace("\n", "\r\n"))
-        return len(text)
-
-    def take_rest(self) -> str:
-        """What has come after the last line's end."""
-        rest, self._rest = self._rest, ""
-        return rest
-
-    def flush(self) -> None:
-        """What is no whole line yet waits for its end."""
-
-    def isatty(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._real.fileno()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._real.encoding
-
-    @property
-    def errors(self) -> str | None:  # type: ignore[override]
-        return self._real.errors
-
-
-class _Diverted:
-    """The streams and handlers of loggers that write to the view's terminal."""
-
-    def __init__(self, view: View, stream: TextIO) -> None:
-        self._view = view
-        self._stream = stream
-        self._real: dict[str, TextIO] = {}
-        self._above: dict[str, _Above] = {}
-        self._handlers: list[tuple[logging.StreamHandler[TextIO], TextIO]] = []
-        self._debug = sys.breakpointhook
-
-    def take(self) -> None:
-        for name in ("stderr", "stdout"):
-            real = getattr(sys, name)
-            if real is self._stream or _is_same_terminal(real, self._stream):
-                self._real[name] = real
-                self._above[name] = _Above(self._view, real)
-                setattr(sys, name, self._above[name])
-        for handler in _handlers():
-            for name, real in self._real.items():
-                if handler.stream is real:
-                    self._handlers.append((handler, real))
-                    handler.setStream(cast("TextIO", self._above[name]))
-        self._debug, sys.breakpointhook = sys.breakpointhook, self._stop_here
-
-    def give_back(self) -> None:
-        for name, above in self._above.items():
-            if getattr(sys, name) is above:
-                setattr(sys, name, self._real[name])
-            if rest := above.take_rest():
-                self._view.write(rest)
-        for handler, real in self._handlers:
-            handler.setStream(real)
-        sys.breakpointhook = self._debug
-        self._handlers.clear()
-        self._above.clear()
-
-    def _stop_here(self, *given: Any, **options: Any) -> Any:
-        """`breakpoint()` in a spider: the debugger has the terminal, the view is over."""
-        self._view.close()
-        if self._debug is not sys.__breakpointhook__ or "PYTHONBREAKPOINT" in os.environ:
-            return self._debug(*given, **options)
-        import pdb
-
-        return pdb.Pdb().set_trace(sys._getframe(1))
-
-
-def _is_same_terminal(one: TextIO, other: TextIO) -> bool:
-    try:
-        return one.isatty() and os.path.sameopenfile(one.fileno(), other.fileno())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _handlers() -> list[logging.StreamHandler[TextIO]]:
-    """Of all loggers, those that write to a stream."""
-    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
-    found = [each for logger in loggers for each in getattr(logger, "handlers", ())]
-    return [each for each in dict.fromkeys(found) if isinstance(each, logging.StreamHandler)]

@@ -15,10 +15,11 @@ import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from crawler.cli.screen import plain, table
-from crawler.cli.view import View, form_of, is_coloured, speaks_unicode
-from crawler.cli.voice import log_format, say
+from crawler.cli.view import View, form_of, is_coloured
+from crawler.cli.voice import log_format, say, stderr_width
 from crawler.live import encode
 from crawler.progress import Progress
+from crawler.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,9 +32,11 @@ TICK_S = 0.5
 """Seconds between two drawings."""
 LINES_TICK_S = 1.0
 """Seconds between two looks for something to say."""
-TABLE_COLUMNS = 140
+TABLE_COLUMNS = 120
+"""Of the table that a signal asks for, where stderr is no terminal."""
 TABLE_DOMAINS = 50
 HINT = "Ctrl-C stops, nothing is lost"
+STOPPING = "stopping: Ctrl-C again ends at once"
 
 
 class Watch:
@@ -52,10 +55,9 @@ class Watch:
         self._is_quiet = is_quiet
         self._progress = Progress(self._loop.time()) if form == "lines" else None
         self._view = None
-        if form in ("full", "place"):
+        if form == "full":
             is_plain = not is_coloured(sys.stderr, os.environ)
-            is_line = form == "place"
-            self._view = View(sys.stderr, is_line=is_line, is_plain=is_plain, hint=HINT)
+            self._view = View(sys.stderr, is_plain=is_plain, hint=HINT)
 
     def __repr__(self) -> str:
         return f"<Watch {self._view or self._progress or 'off'}>"
@@ -84,22 +86,36 @@ class Watch:
         while waiting := [end for end in ends if not end.done()]:
             self.look()
             await asyncio.wait(waiting, timeout=every, return_when=asyncio.FIRST_COMPLETED)
+        if self._view is not None or self._progress is not None:
+            self._tell_answers(self._look())
+
+    def stopping(self) -> None:
+        """From now on another signal ends the process at once: the view says so."""
+        if self._view is not None:
+            self._view.hint = STOPPING
 
     def look(self) -> None:
         """Draw, or say, how the session is now."""
         if self._view is None and self._progress is None:
             return
         live = self._look()
-        for answer in live.answers:
-            if answer.number > self._answered:
-                self._answered = answer.number
-                done = "" if answer.is_done else "not done: "
-                say(f"crawler set: {done}{answer.text}", event="set", is_done=answer.is_done)
+        self._tell_answers(live)
         if self._view is not None:
             self._view.show(live)
         elif self._progress is not None:
             for event, text, facts in self._progress.look(live, self._loop.time()):
-                say(text, event=event, level="warning" if event == "problem" else "info", **facts)
+                level = "warning" if event == "problem" else "info"
+                say(text, event=event, level=level, wraps=True, **facts)
+
+    def _tell_answers(self, live: Live) -> None:
+        """What became of the steering commands that have come since."""
+        for answer in live.answers:
+            if answer.number > self._answered:
+                self._answered = answer.number
+                text, level = f"crawler set: {printable(answer.text)}", "info"
+                if not answer.is_done:
+                    text, level = f"warning: {text}", "warning"
+                say(text, event="set", level=level, wraps=True, is_done=answer.is_done)
 
     def say_table(self) -> None:
         """All domains, in words."""
@@ -124,7 +140,6 @@ def say_table(live: Live) -> None:
     """The domains of a session on stderr, as many as it has, up to 50."""
     import json
 
-    lines = table(live, TABLE_COLUMNS, TABLE_DOMAINS + 2)
-    text = plain(lines, ascii_only=not speaks_unicode(sys.stderr))
+    text = plain(table(live, stderr_width() or TABLE_COLUMNS, TABLE_DOMAINS + 2))
     facts = {"live": json.loads(encode(live))} if log_format() == "json" else {}
     say(text, event="table", **facts)

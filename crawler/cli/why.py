@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crawler.cli.paragraphs import Line, next_lines, say
-from crawler.cli.places import db_option, locate, target_argument
+from crawler.cli.paragraphs import Line, frames, next_lines, say
+from crawler.cli.places import db_option, locate_run, target_argument
+from crawler.commands import not_kept, target_of
 from crawler.errors import UsageError
 from crawler.story import look_up
-from crawler.verdict import foretell, instant, judge
-from crawler.wording import count, duration, plural, printable, size
+from crawler.verdict import instant, judge, unseen
+from crawler.wording import duration, plural, printable, size
 from storage.reading import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from crawler.story import Life, Record, Story
+    from crawler.rows import Record
+    from crawler.story import Life, Story
     from crawler.verdict import Verdict
 
 __all__ = ["command"]
@@ -50,37 +52,40 @@ def command(url: str, target: str | None, db: str | None, as_json: bool) -> None
 
     Works while the crawl runs. The run is the one named, or the latest.
     """
-    place = locate(target, db)
-    if place.run is None:
-        raise UsageError(f"{place.file} has no run yet", hint="`crawler run SPIDER`")
-    now = time.time()
-    with Reader(place.file) as reader:
-        story = look_up(reader, place.run, url)
+    run = locate_run(target, db)
+    with Reader(run.file) as reader:
+        story = look_up(reader, run.id, url)
         if story.run["state"] == "running" and not reader.is_in_use:
             story.run.update(state="interrupted", ended_by="crash")
-    known: dict[str, Any] = {"database": str(place.file), "now": now}
-    if _needs_scope(story):
-        known["scope"] = _scope(story.run["spider"])
-    verdicts = [judge(story, life, **known) for life in story.lives] or [foretell(story, **known)]
+    has_scope = any(life.request["reason"] == "scope" for life in story.lives)
+    scope = _scope(target_of(story.run)) if has_scope else None
+    known: dict[str, Any] = {"database": str(run.file), "now": time.time(), "scope": scope}
+    verdicts = [judge(story, life, **known) for life in story.lives]
+    verdicts = verdicts or [unseen(story, database=str(run.file))]
     if as_json:
         _write(story, verdicts)
         return
-    lines = [Line("", story.url), Line("  ", f"in {place.run}, {place.file}")]
+    lines = [Line("", story.url), Line("  ", f"in {run.id}, {run.file}")]
     if story.url != url:
         lines.append(Line("  ", f"given as {url}"))
     for number, (life, verdict) in enumerate(zip(story.lives, verdicts, strict=False)):
         lines += [Line("")] if number else []
         lines += _told(life, verdict)
     if not story.lives:
-        lines += _unseen(story, verdicts[0])
+        lines += _answer("not seen", verdicts[0])
+        lines += [_line("seen are", "")] * bool(story.near)
+    for row in story.near:
+        reason = f", {row['reason']}" if row["reason"] else ""
+        lines.append(_line("", f"{row['url']} ({row['state']}{reason})"))
     if story.is_partial:
-        lines.append(Line("  ", "(other methods, bodies and keys of it were not looked for)"))
+        lines.append(
+            Line("  ", "(a large domain: other methods, keys and the like were not looked for)")
+        )
     commands = dict.fromkeys(one for verdict in verdicts for one in verdict.commands)
-    say([*lines, *next_lines(list(commands))])
-
-
-def _needs_scope(story: Story) -> bool:
-    return not story.lives or any(life.request["reason"] == "scope" for life in story.lives)
+    lines += next_lines(list(commands))
+    if any(one.startswith("crawler run ") for one in commands) and (lacks := not_kept(story.run)):
+        lines.append(Line("      ", lacks))
+    say(lines)
 
 
 def _scope(spider: str) -> Collection[str] | None:
@@ -117,32 +122,26 @@ def _bytes(value: bytes) -> str:
 
 def _told(life: Life, verdict: Verdict) -> list[Line]:
     request = life.request
-    lines = [_line(_name(request), verdict.sentences[0])]
-    lines += [_line("", sentence) for sentence in verdict.sentences[1:]]
-    if verdict.hint:
-        lines.append(_line("do", verdict.hint))
-    lines += _found(life)
+    state, method = request["state"], request["method"]
+    lines = _answer(state if method == "GET" else f"{method} {state}", verdict) + _found(life)
     if life.redirected_from:
         lines.append(_line("redirects", " → ".join((*life.redirected_from, request["url"]))))
     for number, attempt in enumerate(life.attempts, 1):
         lines.append(_line(f"try {number}", _attempt(attempt)))
     for error in life.errors:
         lines.append(_line("error", f"{error['code']}: {error['message']}".rstrip(": ")))
-        frames = (error["detail"] or "").rstrip().splitlines()
-        lines += [_line("", row, wraps=False) for row in frames]
+        lines += [_line("", row, wraps=False) for row in frames(error["detail"])]
     for table, item in life.items[:ITEMS]:
         lines.append(_line("item", f"{table}: {_values(item)}"))
     if len(life.items) > ITEMS:
         lines.append(_line("", f"… and {plural(len(life.items) - ITEMS, 'item')} more"))
-    if life.links:
-        lines.append(_line("links", f"{count(life.links)} new, such as"))
-        lines += [_line("", url) for url in life.linked]
     return lines
 
 
-def _name(request: Record) -> str:
-    method = request["method"]
-    return str(request["state"] if method == "GET" else f"{method} {request['state']}")
+def _answer(label: str, verdict: Verdict) -> list[Line]:
+    first, *others = verdict.sentences
+    lines = [_line(label, first), *(_line("", sentence) for sentence in others)]
+    return [*lines, _line("do", verdict.hint)] if verdict.hint else lines
 
 
 def _line(label: str, text: str, *, wraps: bool = True) -> Line:
@@ -162,7 +161,8 @@ def _found(life: Life) -> list[Line]:
     for parent in life.parents:
         start = " (start URL)" if not parent["depth"] and parent is life.parents[-1] else ""
         lines.append(_line("  on", f"{parent['url']}{start}"))
-    return lines + [_line("", "… and further up")] * life.is_cut
+    is_cut = life.parents and life.parents[-1]["depth"]
+    return [*lines, _line("", "… and further up")] if is_cut else lines
 
 
 def _attempt(attempt: Record) -> str:
@@ -188,19 +188,3 @@ def _values(item: Record) -> str:
         for name, value in item.items()
         if value is not None
     )
-
-
-# -- none ---------------------------------------------------------------------------------
-
-
-def _unseen(story: Story, verdict: Verdict) -> list[Line]:
-    lines = [_line("not seen", verdict.sentences[0])]
-    lines += [_line("", sentence) for sentence in verdict.sentences[1:]]
-    if verdict.hint:
-        lines.append(_line("do", verdict.hint))
-    if story.near:
-        lines.append(_line("seen are", ""))
-    for row in story.near:
-        reason = f", {row['reason']}" if row["reason"] else ""
-        lines.append(_line("", f"{row['url']} ({row['state']}{reason})"))
-    return lines

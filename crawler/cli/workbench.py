@@ -13,7 +13,6 @@ import asyncio
 import shutil
 import sys
 import sysconfig
-import tempfile
 import threading
 import traceback
 from concurrent.futures import Future
@@ -26,20 +25,19 @@ from crawler.errors import CrawlerError, UsageError
 from crawler.wording import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
-    from crawler.attempts import Attempt
     from crawler.node import Node
     from crawler.request import Request
     from crawler.response import Response
     from crawler.settings import Settings
-    from crawler.single import Single
+    from crawler.single import Attempt, Single
 
-__all__ = ["Loop", "Workbench", "tell_error"]
+__all__ = ["Loop", "Workbench", "tell_raised"]
 
 SHOWN = 20
 """Matches that are shown of a list."""
-CLOSE_S = 5.0
+CLOSE_S = 1.0
 WIDTH = 160
 """Cells of a line where no terminal says it."""
 TYPED = ("<console>", "<-c>", "<stdin>", "<ipython")
@@ -47,6 +45,9 @@ TYPED = ("<console>", "<-c>", "<stdin>", "<ipython")
 
 class Loop:
     """An event loop in a thread; `run` awaits there what is given here."""
+
+    at_end: Callable[[], Awaitable[None]] | None = None
+    """Awaited there last."""
 
     def __init__(self) -> None:
         self._ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -58,27 +59,28 @@ class Loop:
         return f"<Loop {'running' if self._thread.is_alive() else 'closed'}>"
 
     def _live(self) -> None:
-        factory = None
-        if sys.platform != "win32":
-            import uvloop
+        from crawler.crawling import run_loop
 
-            factory = uvloop.new_event_loop
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(self._wait())
+        run_loop(self._wait())
 
     async def _wait(self) -> None:
         over = asyncio.Event()
         self._ready.set_result((asyncio.get_running_loop(), over))
         await over.wait()
+        if self.at_end is not None:
+            await self.at_end()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The answer of a coroutine; Ctrl-C cancels it. Not for code that runs on the loop."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = asyncio.run_coroutine_threadsafe(_held(work), self._loop)
         try:
-            return future.result()
+            value, error = future.result()
         except KeyboardInterrupt:
             future.cancel()
             raise
+        if error is not None:
+            raise error
+        return value
 
     @property
     def is_here(self) -> bool:
@@ -92,6 +94,14 @@ class Loop:
             self._thread.join(CLOSE_S)
 
 
+async def _held(work: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """What would end the loop is an error for who asked."""
+    try:
+        return await work, None
+    except (SystemExit, KeyboardInterrupt) as error:
+        return None, error
+
+
 class Workbench:
     """The page at hand and what can be asked of it; `names` is what code sees."""
 
@@ -102,25 +112,16 @@ class Workbench:
         self.settings = settings
         self.page: Response | None = None
         self._single: Single | None = None
-        self._folder: str | None = None
-        own = (self.fetch, self.css, self.links, self.text, self.view)
-        self.names: dict[str, Any] = {"__name__": "__console__", "page": None, "request": None}
-        self.names |= {each.__name__: each for each in own}
+        self.names: dict[str, Any] = {"__name__": "__console__", "page": None}
+        self.names |= {each.__name__: each for each in (self.fetch, self.css, self.links)}
         self.names |= {"Request": Request, "Spider": Spider, "crawl": crawl, "item": item}
 
     def __repr__(self) -> str:
         return f"<Workbench {self.page!r}>"
 
     def close(self) -> None:
-        """Close connections, loop and thread; remove what `view` wrote. Idempotent."""
-        try:
-            if self._single is not None:
-                self.loop.run(self._single.aclose())
-        finally:
-            self._single = None
-            self.loop.close()
-            if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
+        """Close connections, loop and thread. Idempotent."""
+        self.loop.close()
 
     # -- names -------------------------------------------------------------------------
 
@@ -149,27 +150,11 @@ class Workbench:
         """The absolute URLs that the page links to."""
         return Listed(self._at_hand().links())
 
-    def text(self) -> str:
-        """The visible text of the page."""
-        from crawler.plain import text_of
-
-        return Shown(text_of(self._at_hand()))
-
-    def view(self) -> str:
-        """Write the page to a file that a browser can open; its path."""
-        page = self._at_hand()
-        self._folder = self._folder or tempfile.mkdtemp(prefix="crawler-")
-        file = Path(self._folder) / "page.html"
-        base = f'<base href="{page.base_url}">' if page.is_html else ""
-        file.write_bytes(base.encode() + page.body)
-        return Shown(str(file))
-
     # -- behind them ---------------------------------------------------------------------
 
     def take(self, page: Response) -> Response:
         """From now on this is `page`."""
         self.page = self.names["page"] = page
-        self.names["request"] = page.request
         return page
 
     def _at_hand(self) -> Response:
@@ -183,7 +168,9 @@ class Workbench:
         from crawler.single import Single
 
         if self._single is None:
-            self._single = await Single.open(None, self.settings, told=_told)
+            single = Single(None, self.settings, told=_told)
+            self._single = await single.__aenter__()
+            self.loop.at_end = single.aclose
         fetched = await self._single.fetch(request)
         if fetched.page is None:
             assert fetched.error is not None
@@ -193,10 +180,10 @@ class Workbench:
 
 def _told(attempt: Attempt) -> None:
     """What went wrong on the way is told; what did not is not."""
-    from crawler.cli.travel import request_line, result_line
+    from crawler.cli.onepage import tell_attempt
 
-    if attempt.error is not None or attempt.pause_s is not None:
-        click.echo(f"{request_line(attempt)}\n  {result_line(attempt)}", err=True)
+    if attempt.outcome.error is not None or attempt.pause_s is not None:
+        tell_attempt(attempt)
 
 
 # -- shown ------------------------------------------------------------------------------------
@@ -210,15 +197,6 @@ def _numbered(rows: Sequence[str], total: int) -> str:
     digits = len(str(max(0, len(rows) - 1)))
     lines = [printable(f"{n:>{digits}}  {row}", _width()) for n, row in enumerate(rows)]
     return "\n".join(lines + [f"… and {total - len(rows):,} more"] * (total > len(rows)))
-
-
-class Shown(str):
-    """A text that a prompt shows as it reads."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "\n".join(map(printable, self.splitlines()))
 
 
 class Listed(list[str]):
@@ -253,7 +231,7 @@ def _brief(node: Node) -> str:
 # -- errors -----------------------------------------------------------------------------------
 
 
-def tell_error(error: BaseException) -> None:
+def tell_raised(error: BaseException) -> None:
     """An error with the person's frames, on stderr; ours and Python's are left out."""
     told = traceback.TracebackException.from_exception(error)
     if isinstance(error, CrawlerError):

@@ -19,58 +19,22 @@ Order of layers: deadlines, expiry, keepalive, leases, decode, faults, frames, t
 < budget, call, eyeballs, resolver < channel, exchange, parsing < link, proxy, sockets
 < dialer, http1, places, stream < core, multiplex, route < bounded, http2 < transport
 < clients.
-
-Names are imported when they are first used: the budget alone does not need httpx.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from crawler.pool.bounded import BoundedPool, PoolStats
-    from crawler.pool.budget import BudgetStats, SocketBudget, raise_descriptor_limit
-    from crawler.pool.call import Answer, ConnectionInfo, HeadLimits
-    from crawler.pool.clients import CacheStats, ClientCache, ClientKey, Lease
-    from crawler.pool.deadlines import Deadlines
-    from crawler.pool.decode import ACCEPT_ENCODING, BodyDecoder, parse_codings
-    from crawler.pool.dialer import Dialer, DialerStats
-    from crawler.pool.leases import LeaseTable
-    from crawler.pool.proxy import ProxyRoute
-    from crawler.pool.resolver import Resolver, ResolverStats
-    from crawler.pool.tls import TlsContexts, TlsProfile
-    from crawler.pool.transport import PoolClient, PoolTransport, connection_of
-
-_WHERE = {
-    "ACCEPT_ENCODING": "decode",
-    "Answer": "call",
-    "BodyDecoder": "decode",
-    "BoundedPool": "bounded",
-    "BudgetStats": "budget",
-    "CacheStats": "clients",
-    "ClientCache": "clients",
-    "ClientKey": "clients",
-    "ConnectionInfo": "call",
-    "Deadlines": "deadlines",
-    "Dialer": "dialer",
-    "DialerStats": "dialer",
-    "HeadLimits": "call",
-    "Lease": "clients",
-    "LeaseTable": "leases",
-    "PoolClient": "transport",
-    "PoolStats": "bounded",
-    "PoolTransport": "transport",
-    "ProxyRoute": "proxy",
-    "Resolver": "resolver",
-    "ResolverStats": "resolver",
-    "SocketBudget": "budget",
-    "TlsContexts": "tls",
-    "TlsProfile": "tls",
-    "connection_of": "transport",
-    "parse_codings": "decode",
-    "raise_descriptor_limit": "budget",
-}
+from crawler.pool.bounded import BoundedPool, PoolStats
+from crawler.pool.budget import BudgetStats, SocketBudget, raise_descriptor_limit
+from crawler.pool.call import Answer, ConnectionInfo, HeadLimits
+from crawler.pool.clients import CacheStats, ClientCache, ClientKey, Lease
+from crawler.pool.deadlines import Deadlines
+from crawler.pool.decode import ACCEPT_ENCODING, BodyDecoder, parse_codings
+from crawler.pool.dialer import Dialer, DialerStats
+from crawler.pool.leases import LeaseTable
+from crawler.pool.proxy import ProxyRoute
+from crawler.pool.resolver import Resolver, ResolverStats
+from crawler.pool.tls import TlsContexts, TlsProfile
+from crawler.pool.transport import PoolClient, PoolTransport, connection_of
 
 __all__ = [
     "ACCEPT_ENCODING",
@@ -101,10 +65,3 @@ __all__ = [
     "parse_codings",
     "raise_descriptor_limit",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'crawler.pool' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"crawler.pool.{_WHERE[name]}"), name)
-    return value

@@ -17,13 +17,14 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import httpx
+
 from crawler.errors import FetchError, SettingsError
 from crawler.pool.bounded import BoundedPool
 from crawler.pool.call import Call, origin_of
 from crawler.pool.deadlines import DEADLINES, from_httpx
 from crawler.pool.dialer import Dialer
 from crawler.pool.http1 import Http1
-from crawler.pool.lean import import_httpx
 from crawler.pool.proxy import ProxyRoute
 from crawler.pool.route import Route
 from crawler.pool.tls import TlsContexts, TlsProfile
@@ -32,14 +33,10 @@ from crawler.units import Address, Count, Seconds, convert, expected
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable
 
-    import httpx
-
     from crawler.pool.bounded import PoolStats
     from crawler.pool.call import Answer, Body, ConnectionInfo, HeadLimits
     from crawler.pool.deadlines import Deadlines
     from crawler.pool.link import Link
-else:
-    httpx = import_httpx()
 
 __all__ = ["Engine", "PoolClient", "PoolTransport", "connection_of"]
 

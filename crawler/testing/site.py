@@ -119,7 +119,7 @@ class Site:
 
     def url(self, path: str = "/", at: int = 0) -> str:
         """The URL of a path on the address with that number; the site must be open."""
-        return f"http://{self.addresses[at]}{path}"
+        return f"http://{self.addresses[at].removesuffix(':80')}{path}"
 
     def wait_for(self, requests: int, timeout: float = 10.0) -> None:
         """Blocks until that many requests came; for threads other than the site's own.
