@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import TextIO
 
 _TOKEN = re.compile(r"\x1b\[(\??)([\d;]*)([A-Za-z])|([\s\S])")
@@ -133,6 +133,13 @@ class Pty:
     def wait_for(self, text: str, timeout: float = 20.0) -> None:
         with self._came:
             assert self._came.wait_for(lambda: text.encode() in self._read, timeout), self._read
+
+    def wait_until(self, holds: Callable[[str], bool], timeout: float = 20.0) -> None:
+        """Of what was written, which is read a moment later."""
+        with self._came:
+            assert self._came.wait_for(
+                lambda: holds(self._read.decode(self._encoding, "ignore")), timeout
+            )
 
     def so_far(self) -> str:
         """What was written until now."""

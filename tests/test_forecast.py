@@ -75,6 +75,8 @@ def test_a_domain_with_little_to_do_is_not_named() -> None:
         (a_load(100, 0.1, answer_s=8.0, concurrency=4), 200.0, "3m 20s at 8 s a page"),
         (a_load(100, 3.0, answer_s=8.0, concurrency=4), 300.0, "5m 00s at its delay of 3 s"),
         (a_load(10, 1.0, rest_s=3_600), 3_610.0, "1h 00m with its rest"),
+        (a_load(100, 0.25)._replace(rate=1 / 3), 300.0, "5m 00s at its 0.33 pages/s of late"),
+        (a_load(100, 3.0)._replace(rate=9.0), 300.0, "5m 00s at its delay of 3 s"),
     ],
 )
 def test_what_makes_a_domain_slow_is_told(load: Load, seconds: float, words: str) -> None:

@@ -13,21 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler import DomainSettings, RobotsSettings, Settings
+from crawler import DomainSettings, Response, RobotsSettings, Settings, Spider
+from crawler.cli.stored import stored
 from crawler.crawling import run_loop
 from crawler.engine import Session
 from crawler.live import Live, decode, encode
 from crawler.machine import Machine
-from crawler.meter import LATELY, WELL_AGAIN, Meter, bounds_of, bucket_of
+from crawler.meter import FAILING, LATELY, WELL_AGAIN, Meter, bounds_of, bucket_of
+from crawler.summary import summarise
 from crawler.testing import Reply, Site, dead_address
 from storage import Claim, RunSpec, open_store, read_live
+from storage.reading import Reader
 from tests.crawling import Walk, links, walker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from crawler import Spider
 
 # ── a domain's meter ─────────────────────────────────────────────────────────────────────
 
@@ -107,6 +108,68 @@ def test_a_problem_is_the_last_code_and_how_often_it_came_until_all_is_well() ->
     assert (meter.problem, meter.problem_count, meter.problem_text) == ("", 0, "")
     meter.failed("http-503", "")
     assert meter.problem_count == 1
+
+
+def test_robots_txt_is_no_answer_of_the_site_and_a_host_without_answers_is_failing() -> None:
+    meter = Meter()
+    meter.ended(0.0, 404, 0.1, is_robots=True)
+    for n in range(9):
+        assert meter.is_failing == (n >= FAILING)
+        meter.ended(30.0 * n, None if n % 2 else 503, None)
+    assert (meter.requests, meter.errors, meter.statuses[4]) == (10, 4, 0)
+    meter.ended(300.0, 404, 0.1)
+    assert not meter.is_failing
+
+
+def test_the_lasting_rate_has_the_rests_in_it() -> None:
+    meter = Meter()
+    for rest in range(20):
+        for n in range(9):
+            meter.ended(1_000.0 + 27 * rest + n / 4, 200, 0.1)
+        meter.ended(1_003.0 + 27 * rest, 429, 0.1)
+    assert meter.lasting_rate(1_000.0 + 27 * 20) == pytest.approx(9 / 27, rel=0.2)
+    assert Meter().lasting_rate(5.0) == 0.0
+
+
+def test_pages_failures_and_errors_are_the_same_while_it_runs_and_in_the_summary(
+    tmp_path: Path,
+) -> None:
+    paths = ("/", "/gone", "/boom-1", "/boom-2", "/moved", "/good")
+    pages = {path: Reply.html("<title>x</title>") for path in paths}
+    pages |= {"/gone": Reply.code(404), "/moved": Reply.redirect("/there")}
+    pages |= {"/robots.txt": Reply.code(404), "/there": Reply.html("<title>x</title>")}
+
+    class Boom(Spider):
+        start_urls = ()
+        settings = Settings(domain=DomainSettings(delay=0))
+
+        def parse(self, page: Response) -> object:
+            if "boom" in page.url:
+                raise ValueError(page.url)
+            return {"url": page.url}
+
+    async def scene(spider: Spider) -> Live:
+        async with await Session.open(tmp_path / "boom.db") as session:
+            crawl = await session.begin(spider)
+            ended = asyncio.ensure_future(session.ended(crawl))
+            live = session.live()
+            while not ended.done():
+                live = session.live() if session.live().runs else live
+                await asyncio.sleep(0)
+            return live
+
+    with Site(pages).threaded() as site:
+        live = run_loop(scene(Boom(start_urls=[site.url(path) for path in paths])))
+    with Reader(tmp_path / "boom.db") as reader:
+        told = summarise(reader, "boom-1")
+        left = stored(reader, "boom-1", "boom.db")
+    (run,) = live.runs
+    assert (run.pages, run.failed, run.errors, run.items) == (3, 3, 2, 3)
+    assert (told.pages, told.failed, told.errors, told.items) == (3, 3, 2, 3)
+    assert (left.pages, left.failed, left.errors, left.items) == (3, 3, 2, 3)
+    (domain,) = live.domains
+    assert domain.problem_count in (1, 2)
+    assert domain.s4xx == 1
 
 
 def test_a_meter_stays_small_whatever_comes() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crawler.cli.voice import folded, in_ascii
 from crawler.diagnosis import diagnose, next_commands
 from crawler.errors import UsageError
 from crawler.failures import Failure
@@ -81,6 +82,22 @@ def test_a_summary_reads_as_text_with_the_next_commands(tmp_path: Path) -> None:
         "      crawler why http://shop.test/31 books-1",
         "      crawler export books-1 -o book.csv",
     ]
+
+
+def test_long_lines_go_on_between_words_below_their_text_and_commands_stay_whole(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path / "books.db", pages=30, failed=2)
+    text = render(summary_of(tmp_path / "books.db", "books-1"), "a folder/books.db")
+    lines = folded(text, 60).splitlines()
+    assert "  pools     reuse 96.7% · 1 connection for 30 requests · at" in lines
+    assert "            most 1 client · 0 evictions" in lines
+    assert all(len(line) <= 60 or " crawler " in line for line in lines)
+    assert " ".join(" ".join(lines).split()) == " ".join(text.split())
+
+
+def test_an_old_terminal_gets_our_letters_in_ascii() -> None:
+    assert in_ascii("5 × 2 · a – b … ▁▇ ж") == "5 x 2 | a - b ~ _# ?"
 
 
 def test_an_interrupted_run_is_told_how_to_go_on(tmp_path: Path) -> None:

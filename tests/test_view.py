@@ -268,7 +268,7 @@ def test_ctrl_z_gives_the_terminal_back_and_usr1_prints_the_table_above_the_view
         pty.wait_for("page 3 of")
         process.send_signal(signal.SIGTSTP)  # Ctrl-Z, and then `fg`
         assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
-        assert Screen(150, 30).feed(pty.so_far()).has_cursor
+        pty.wait_until(lambda text: Screen(150, 30).feed(text).has_cursor)
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGUSR1)
         pty.wait_for("last problem\r\r\n")  # the view's own ends in another way
