@@ -122,7 +122,7 @@ def next_commands(summary: Summary, database: str = "") -> list[str]:
     elif _can_go_on(summary):
         commands.append(run_again(_row(summary), database))
     if summary.sample and summary.command is not None:
-        commands.append(command("parse", target_of(_row(summary)), summary.sample))
+        commands.append(command("parse", target_of(_row(summary)), *summary.sample))
     if summary.failures:
         commands += _about_failures(summary, place)
     if summary.tables and summary.state != "running":

@@ -95,10 +95,14 @@ def causes(source: Source, run: str, **only: str | None) -> tuple[Failure, ...]:
 def of_callbacks(failed: int, found: Iterable[Failure]) -> int:
     """How many of the failed requests failed in the spider's own code.
 
-    A request that was given up has one error, which is not the spider's; a page whose
-    callback failed may have several, and never such a one.
+    A request that was given up has one error, which is not the spider's, and those of a
+    domain that was given up one together; a page whose callback failed has one or several
+    of its own. Never too few; too many only where pages with several errors and a domain
+    that was given up come together.
     """
-    return max(0, failed - sum(each.count for each in found if not each.is_of_callback))
+    ours = sum(each.count for each in found if each.is_of_callback)
+    others = sum(each.count for each in found if not each.is_of_callback)
+    return min(ours, max(0, failed - others))
 
 
 def groups(source: Source, run: str, **only: str | None) -> list[Record]:

@@ -92,8 +92,9 @@ class Summary:
     """Domains that were given up."""
     given_up: Failure | None = None
     """Why the first of these was; None: there is none, or it is not known."""
-    sample: str = ""
-    """URL of the last page of a run without items; else empty."""
+    sample: tuple[str, ...] = ()
+    """What `crawler parse` needs to look at the last page of a run without items and without
+    errors; else empty."""
     slowest: tuple[str, float] | None = None
     """Domain with the highest mean time to first byte, seconds; None: nothing answered."""
     busiest: Busiest | None = None
@@ -148,7 +149,7 @@ def summarise(source: Source, run: str) -> Summary:
         unverified=_unverified(source, run, given),
         tables=_tables(source, run),
         failures=failures,
-        sample=_last_page(source, run) if facts["pages"] and not facts["items"] else "",
+        sample=_last_page(source, run) if _is_empty(facts) else (),
         drops=pairs(
             source,
             "SELECT reason, sum(count) FROM v_drops WHERE run = ?"
@@ -196,13 +197,21 @@ def _given_up(source: Source, run: str, domain: str) -> Failure | None:
     return found[0] if found else None
 
 
-def _last_page(source: Source, run: str) -> str:
-    rows = records(
+def _is_empty(facts: Mapping[str, Any]) -> bool:
+    return bool(facts["pages"]) and not facts["items"] and not facts["errors"]
+
+
+def _last_page(source: Source, run: str) -> tuple[str, ...]:
+    for url, request in pairs(
         source,
-        "SELECT url FROM fetches WHERE run = ? AND decision = 'deliver' ORDER BY id DESC LIMIT 1",
+        "SELECT url, request FROM fetches WHERE run = ? AND decision = 'deliver'"
+        " ORDER BY id DESC LIMIT 1",
         run,
-    )
-    return rows[0]["url"] or "" if rows else ""
+    ):
+        sql = "SELECT json_extract(payload, '$.callback') FROM requests WHERE id = ?"
+        names = [name for (name,) in source.query(sql, (request,))[1] if name]
+        return (url, "--callback", names[0]) if names else (url,)
+    return ()
 
 
 def _statuses(source: Source, run: str) -> tuple[tuple[str, int], ...]:

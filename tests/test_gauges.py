@@ -140,7 +140,6 @@ def test_pages_failures_and_errors_are_the_same_while_it_runs_and_in_the_summary
     pages |= {"/robots.txt": Reply.code(404), "/there": Reply.html("<title>x</title>")}
 
     class Boom(Spider):
-        start_urls = ()
         settings = Settings(domain=DomainSettings(delay=0))
 
         def parse(self, page: Response) -> object:
@@ -159,7 +158,9 @@ def test_pages_failures_and_errors_are_the_same_while_it_runs_and_in_the_summary
             return live
 
     with Site(pages).threaded() as site:
-        live = run_loop(scene(Boom(start_urls=[site.url(path) for path in paths])))
+        spider = Boom()
+        spider.start_urls = [site.url(path) for path in paths]
+        live = run_loop(scene(spider))
     with Reader(tmp_path / "boom.db") as reader:
         told = summarise(reader, "boom-1")
         left = stored(reader, "boom-1", "boom.db")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from crawler.cli.voice import folded, in_ascii
 from crawler.diagnosis import diagnose, next_commands
 from crawler.errors import UsageError
-from crawler.failures import Failure
+from crawler.failures import Failure, of_callbacks
 from crawler.report import render
 from crawler.summary import Busiest, Summary, summarise
 from crawler.wording import count, duration, plural, printable, share, size
@@ -191,6 +191,24 @@ def test_the_diagnosis_is_the_sentence_that_matters(changes: dict[str, object], 
 
 # ── what to do next ──────────────────────────────────────────────────────────────────────
 
+
+@pytest.mark.parametrize(
+    ("failed", "found", "errors"),
+    [
+        (9, {"http-404": 4, "callback": 5}, 5),
+        (9, {"http-404": 4, "item-invalid": 50}, 5),
+        (9, {"domain-unreachable": 1, "callback": 2}, 2),
+        (9, {"domain-unreachable": 1}, 0),
+        (0, {"bad-url": 1}, 0),
+    ],
+)
+def test_errors_are_the_pages_that_the_spider_failed(
+    failed: int, found: dict[str, int], errors: int
+) -> None:
+    causes = [replace(PROXY, code=code, count=count) for code, count in found.items()]
+    assert of_callbacks(failed, causes) == errors
+
+
 GAVE_UP = replace(PROXY, url="http://a.test/it's")
 FAILED = {"failed": 9, "errors": 9, "failures": (GAVE_UP,)}
 BOOKS = {"tables": (("book", 90), ("author", 9))}
@@ -204,7 +222,7 @@ EXPORT = "crawler export books-1 --table book -o book.csv"
     ("changes", "expected"),
     [
         ({}, ["crawler runs"]),
-        ({"items": 0, "sample": "http://a.test/1"}, ["crawler parse books http://a.test/1"]),
+        ({"items": 0, "sample": ("http://a.test/1",)}, ["crawler parse books http://a.test/1"]),
         ({"state": "waiting", "command": None} | BOOKS, [EXPORT]),
         (FAILED | {"command": None}, [ERRORS, WHY]),
         (BOOKS, [EXPORT]),
@@ -293,3 +311,10 @@ def test_printable_text_is_one_safe_line_of_the_width(text: str, width: int) -> 
     assert printable(text).isprintable()
     assert len(printable(text, width)) <= width
     assert printable(printable(text)) == printable(text)
+
+
+def test_a_run_without_items_names_a_page_of_its_own_to_look_at(tmp_path: Path) -> None:
+    write_run(tmp_path / "books.db", pages=3, tables=())
+    summary = summary_of(tmp_path / "books.db", "books-1")
+    assert "do the selectors match" in diagnose(summary)
+    assert next_commands(summary) == ["crawler parse books http://shop.test/2"]

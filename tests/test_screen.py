@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from crawler.cli.screen import one_line, plain, screen, table
+from crawler.cli.settled import Teller
 from crawler.cli.table import brief, cells, cut, domain_table, safe, text_of
-from tests.lives import API, LIVE, NEWS, OLD, RUN, live
+from storage import Commit, ErrorRow, QueuedRequest, State
+from tests.lives import API, LIVE, NEWS, OLD, RUN, SHOP, live
 
 HINT = "Ctrl-C stops, nothing is lost"
 HOSTILE = "\x1b]0;x\x07\u202e[bold]\n漢字\u0301e"
@@ -172,3 +174,36 @@ def test_cells_are_counted_as_a_terminal_does() -> None:
 def test_a_class_that_came_at_all_is_never_told_as_nothing() -> None:
     rare = structs.replace(NEWS, s2xx=9_999, s3xx=0, s5xx=1)
     assert "99/0/0/1" in text_of(domain_table([rare], 120)[1])
+
+
+def test_long_names_are_cut_where_they_are_alike() -> None:
+    names = ["shop-a.stores.europe.example", "shop-b.stores.europe.example"]
+    domains = [structs.replace(SHOP, domain=name) for name in names]
+    rows = [text_of(line).split()[0] for line in domain_table(domains, 62)[1:]]
+    assert [row[:6] for row in rows] == ["shop-a", "shop-b"]
+    assert all("…" in row and row.endswith("example"[-3:]) for row in rows)
+
+
+def test_a_run_that_has_only_begun_has_no_rate_yet() -> None:
+    begun = live(run={"rate": 0.0, "item_rate": 0.0, "seconds": 0.6})
+    assert "0.0/s" not in plain(screen(begun, 120, 5))
+    later = live(run={"rate": 0.0, "item_rate": 0.0, "seconds": 60})
+    assert "0.0/s" in plain(screen(later, 120, 5))
+
+
+def test_the_first_error_of_each_line_is_told_at_once_and_three_of_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    teller = Teller(0)
+    row = QueuedRequest(id=1, run=1, domain="a.test", url="http://a.test/1")
+    for line in (7, 7, 8, 9, 10):
+        detail = f'  File "a.py", line {line}, in parse\n    int("x")\n'
+        error = ErrorRow(code="callback", message="ValueError: x", detail=detail)
+        teller(row, Commit(run=1, at=0.0, state=State.FAILED, errors=(error,)))
+    told = capsys.readouterr().err.splitlines()
+    assert told[:2] == [
+        "warning: callback on http://a.test/1: ValueError: x",
+        '  File "a.py", line 7, in parse',
+    ]
+    assert len(told) == 9
+    assert teller.stats() == 4

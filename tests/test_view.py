@@ -250,6 +250,7 @@ def test_a_second_ctrl_c_ends_at_once_and_gives_the_cursor_back(tmp_path: Path) 
         pty.wait_for("Ctrl-C stops")
         pty.type(b"\x03")
         pty.wait_for("once more stops at once")
+        pty.wait_for("Ctrl-C again ends at once")
         # A signal that comes within 0.3 s of the first counts as the same one.
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.35)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from crawler.cli.paragraphs import frames
 from crawler.cli.table import brief
-from crawler.cli.voice import log_format, say
+from crawler.cli.voice import folded, log_format, say, stderr_width
 from crawler.codes import code_of
 from crawler.wording import plural, printable, size
 from storage import State
@@ -74,6 +74,7 @@ class Teller:
         self.details.add(detail)
         text = printable(f"warning: {error.code} on {row.url}: {error.message}")
         if log_format() == "text":
+            text = folded(text, stderr_width() or len(text))
             text = "\n".join([text, *map(printable, frames(detail))])
         say(text, event="page-error", level="warning", code=error.code, url=row.url, detail=detail)
 
