@@ -40,9 +40,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def crawling(site: Site, *options: str) -> Iterator[subprocess.Popen[str]]:
+def crawling(site: Site, *options: str, said: str = "-q") -> Iterator[subprocess.Popen[str]]:
     """A process that crawls the site, two pages after its beginning."""
-    asked = [sys.executable, "-m", "crawler", "run", "pages", site.url("/"), "-q", *options]
+    asked = [sys.executable, "-m", "crawler", "run", "pages", site.url("/"), said, *options]
     before = len(site.log)
     with subprocess.Popen(asked, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -91,6 +91,20 @@ def test_a_crawl_is_paused_paced_and_stopped_by_another_process_and_goes_on(
     assert main(["run", "pages", site.url("/"), "-q", "-s", "domain.delay=0"]) == 0
     assert rows(Path("pages.db"), "select count(*) from page") == [(PAGES + 1,)]
     assert len({r.path for r in site.log}) <= len(site.log) <= PAGES + 3
+
+
+def test_the_crawl_says_once_what_it_was_told_and_what_it_refused(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with crawling(site, "-s", "domain.delay=0.2", said="--live=line") as process:
+        assert put(capsys, "concurrency=1000")[0] == 1
+        assert put(capsys, "stop")[0] == 0
+        assert process.wait(10) == 4
+        assert process.stderr is not None
+        lines = process.stderr.read().splitlines()
+    (refused,) = [line for line in lines if "concurrency=1000" in line]
+    assert refused.startswith("warning: crawler set: concurrency=1000: ")
+    assert lines.count("crawler set: stop: pages-1 stopping") == 1
 
 
 def test_a_crawl_neither_listens_nor_is_steered_by_what_a_dead_one_left(
